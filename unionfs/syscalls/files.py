@@ -1,0 +1,196 @@
+"""System calls on files that Python's ``os`` lacks. Names are bytes, places are descriptors of directories."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+from fcntl import ioctl
+from struct import Struct
+from typing import NamedTuple
+
+from unionfs.syscalls._libc import X86_64, check, libc
+
+AT_FDCWD = -100
+AT_SYMLINK_NOFOLLOW = 0x100
+AT_SYMLINK_FOLLOW = 0x400
+AT_EMPTY_PATH = 0x1000
+
+RESOLVE_NO_XDEV = 0x01
+RESOLVE_NO_MAGICLINKS = 0x02
+RESOLVE_NO_SYMLINKS = 0x04
+RESOLVE_BENEATH = 0x08
+RESOLVE_IN_ROOT = 0x10
+
+RENAME_NOREPLACE = 1
+RENAME_EXCHANGE = 2
+RENAME_WHITEOUT = 4
+
+UTIME_NOW = (1 << 30) - 1
+UTIME_OMIT = (1 << 30) - 2
+
+FICLONE = 0x40049409
+FS_IOC_GETFLAGS = 0x80086601
+FS_IOC_SETFLAGS = 0x40086602
+FS_IOC_GETFSUUID = 0x80111500
+
+STATX_BASIC_AND_BTIME = 0xFFF
+STATX_ATTR_MOUNT_ROOT = 0x2000
+
+_SYS_OPENAT2 = 437
+_SYS_FCHMODAT2 = 452
+_SYS_GETDENTS64 = 217 if X86_64 else 61
+_PERMISSION_BITS = 0o7777
+
+_OPEN_HOW = Struct("=QQQ")
+_TIMESPECS = Struct("=qqqq")
+_STATX = Struct("=IIQIIIHxxQQQQqI4xqI4xqI4xqI4xIIII")
+_HANDLE_HEAD = Struct("=Ii")
+_HANDLE_LIMIT = 128
+
+_syscall = libc.syscall
+_syscall.restype = ctypes.c_long
+_long = ctypes.c_long
+
+
+def openat2(directory: int, path: bytes, flags: int, resolve: int, mode: int = 0) -> int:
+    """Open ``path`` beneath the descriptor ``directory``; see openat2(2). Raises OSError (ENOSYS before Linux 5.6)."""
+    how = _OPEN_HOW.pack(flags | os.O_CLOEXEC, mode, resolve)
+    return check(_syscall(_SYS_OPENAT2, directory, path, how, _OPEN_HOW.size), path)
+
+
+def getdents(directory: int, buffer: ctypes.Array[ctypes.c_char]) -> int:
+    """Fill ``buffer`` with records of struct linux_dirent64; return their size in bytes, 0 at the end. getdents(2)."""
+    return check(_syscall(_SYS_GETDENTS64, directory, buffer, len(buffer)))
+
+
+def renameat2(old_directory: int, old: bytes, new_directory: int, new: bytes, flags: int = 0) -> None:
+    """Rename between two directory descriptors; see renameat2(2). Raises OSError."""
+    if not flags:
+        os.rename(old, new, src_dir_fd=old_directory, dst_dir_fd=new_directory)
+        return
+    check(libc.renameat2(old_directory, old, new_directory, new, flags), new)
+
+
+def fchmodat(directory: int, name: bytes, mode: int) -> None:
+    """Change the mode of ``name`` without following a link. fchmodat2(2), Linux 6.6; earlier through O_PATH."""
+    mode &= _PERMISSION_BITS
+    result = _syscall(_SYS_FCHMODAT2, directory, name, mode, AT_SYMLINK_NOFOLLOW)
+    if result == -1 and ctypes.get_errno() == errno.ENOSYS:
+        _chmod_through_descriptor(directory, name, mode)
+        return
+    check(result, name)
+
+
+def _chmod_through_descriptor(directory: int, name: bytes, mode: int) -> None:
+    descriptor = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+    try:
+        os.chmod(proc_path(descriptor), mode)
+    finally:
+        os.close(descriptor)
+
+
+def proc_path(descriptor: int) -> bytes:
+    """Return the path that names an open descriptor of this thread's process, also an O_PATH one (proc(5))."""
+    return b"/proc/self/fd/%d" % descriptor
+
+
+def utimensat(directory: int, name: bytes | None, atime: tuple[int, int], mtime: tuple[int, int]) -> None:
+    """Set times as (seconds, nanoseconds), or (0, UTIME_NOW) and (0, UTIME_OMIT), of ``name`` itself, never of its target.
+
+    Without a name the descriptor's own file is meant (it must not be O_PATH). See utimensat(2). Raises OSError.
+    """
+    flags = AT_SYMLINK_NOFOLLOW if name is not None else 0
+    check(libc.utimensat(directory, name, _TIMESPECS.pack(*atime, *mtime), flags), name)
+
+
+def linkat(old_directory: int, old: bytes, new_directory: int, new: bytes, flags: int = 0) -> None:
+    """Make a hard link; AT_EMPTY_PATH links the descriptor itself. See linkat(2). Raises OSError."""
+    check(libc.linkat(old_directory, old, new_directory, new, flags), new)
+
+
+def link_descriptor(descriptor: int, directory: int, name: bytes) -> None:
+    """Give the open (also O_TMPFILE or O_PATH) file ``descriptor`` the name ``name``. See open(2), O_TMPFILE."""
+    linkat(AT_FDCWD, proc_path(descriptor), directory, name, AT_SYMLINK_FOLLOW)
+
+
+_libc_fallocate = libc.fallocate
+_libc_fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
+
+
+def fallocate(descriptor: int, mode: int, offset: int, length: int) -> None:
+    """Manipulate a file's space, ``offset`` and ``length`` in bytes; every mode of fallocate(2). Raises OSError."""
+    check(_libc_fallocate(descriptor, mode, offset, length))
+
+
+def syncfs(descriptor: int) -> None:
+    """Write out the whole file system that ``descriptor`` is on; see syncfs(2). Raises OSError."""
+    check(libc.syncfs(descriptor))
+
+
+def clone_file(source: int, target: int) -> None:
+    """Make ``target`` share all data of ``source`` (reflink); see ioctl_ficlone(2). Raises OSError where that is not to be had."""
+    ioctl(target, FICLONE, source)
+
+
+class Statx(NamedTuple):
+    """What statx(2) tells, in its order; times are (seconds, nanoseconds) pairs."""
+
+    mask: int
+    blksize: int
+    attributes: int
+    nlink: int
+    uid: int
+    gid: int
+    mode: int
+    ino: int
+    size_bytes: int
+    blocks: int
+    attributes_mask: int
+    atime: tuple[int, int]
+    btime: tuple[int, int]
+    ctime: tuple[int, int]
+    mtime: tuple[int, int]
+    rdev: tuple[int, int]
+    dev: tuple[int, int]
+
+
+def statx(directory: int, name: bytes, mask: int = STATX_BASIC_AND_BTIME) -> Statx:
+    """Ask for the extended attributes of ``name`` (b"" for the descriptor itself), never of a link's target. statx(2)."""
+    buffer = ctypes.create_string_buffer(256)
+    check(libc.statx(directory, name, AT_SYMLINK_NOFOLLOW | AT_EMPTY_PATH, mask, buffer), name)
+    v = _STATX.unpack_from(buffer)
+    pairs = tuple(zip(v[11::2], v[12::2], strict=True))
+    return Statx(*v[:11], *pairs)
+
+
+def file_handle(directory: int, name: bytes) -> tuple[int, bytes]:
+    """Return (type, bytes) of the file handle of ``name``; see name_to_handle_at(2). Raises OSError (EOPNOTSUPP, ENOSYS)."""
+    buffer = ctypes.create_string_buffer(_HANDLE_HEAD.size + _HANDLE_LIMIT)
+    _HANDLE_HEAD.pack_into(buffer, 0, _HANDLE_LIMIT, 0)
+    mount_id = ctypes.c_int()
+    flags = 0 if name else AT_EMPTY_PATH
+    check(libc.name_to_handle_at(directory, name, buffer, ctypes.byref(mount_id), flags), name)
+    size, kind = _HANDLE_HEAD.unpack_from(buffer)
+    return kind, buffer.raw[_HANDLE_HEAD.size : _HANDLE_HEAD.size + size]
+
+
+def filesystem_uuid(descriptor: int) -> bytes:
+    """Return the 16 bytes of the file system's UUID (FS_IOC_GETFSUUID, Linux 6.9). Raises OSError where it has none."""
+    buffer = bytearray(17)
+    ioctl(descriptor, FS_IOC_GETFSUUID, buffer)
+    if buffer[0] != 16:
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+    return bytes(buffer[1:])
+
+
+def inode_flags(descriptor: int) -> int:
+    """Return the FS_*_FL flags of an open file; see ioctl_iflags(2). Raises OSError (ENOTTY)."""
+    buffer = bytearray(8)
+    ioctl(descriptor, FS_IOC_GETFLAGS, buffer)
+    return int.from_bytes(buffer[:4], "little")
+
+
+def set_inode_flags(descriptor: int, flags: int) -> None:
+    """Set the FS_*_FL flags of an open file; see ioctl_iflags(2). Raises OSError."""
+    ioctl(descriptor, FS_IOC_SETFLAGS, flags.to_bytes(8, "little"))
