@@ -1,0 +1,105 @@
+"""Child processes under a time limit, timed to the microsecond.
+
+Everything that touches a mount happens in a child started here, so that a hung file system blocks a child and never
+the benchmark. This module knows nothing of mounts or peers.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import IO, NamedTuple
+
+GRACE_S = 3.0
+ERROR_CHARS = 400
+
+
+class StepFailed(Exception):
+    """A command of the benchmark failed, took too long or gave a wrong answer."""
+
+
+class Done(NamedTuple):
+    """What a finished command left: seconds from its start to its end, and what it printed."""
+
+    seconds: float
+    output: bytes
+
+
+def spawn(argv: Sequence[str], *, cwd: Path | None, env: Mapping[str, str], out: IO[bytes] | int,
+          err: IO[bytes] | int) -> subprocess.Popen[bytes]:
+    """Start a command in a session of its own, so that it can be killed with all of its children."""
+    try:
+        return subprocess.Popen(argv, cwd=cwd, env=dict(env), stdin=subprocess.DEVNULL, stdout=out, stderr=err,
+                                start_new_session=True)
+    except OSError as error:
+        raise StepFailed(f"{argv[0]}: {error.strerror}") from error
+
+
+def wait(process: subprocess.Popen[bytes], timeout_s: float) -> bool:
+    """True as soon as the process has ended, False after the time limit.
+
+    A pidfd is polled because ``Popen.wait`` with a time limit sleeps up to 50 ms between its looks.
+    """
+    if process.returncode is not None:
+        return True
+    descriptor = os.pidfd_open(process.pid)
+    try:
+        poller = select.poll()
+        poller.register(descriptor, select.POLLIN)
+        return bool(poller.poll(max(0.0, timeout_s) * 1000)) and process.wait() is not None
+    finally:
+        os.close(descriptor)
+
+
+def kill(process: subprocess.Popen[bytes]) -> bool:
+    """Kill the session of a process; False when it does not die, because the kernel has it wait for a file system."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    return wait(process, GRACE_S)
+
+
+def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The environment of every command: the caller's, with one language and no settings of the user's tools."""
+    return {**os.environ, "LC_ALL": "C.UTF-8", "HOME": "/nonexistent", **(extra or {})}
+
+
+def run(argv: Sequence[str], *, limit_s: float, cwd: Path | None = None, env: Mapping[str, str] | None = None,
+        copies: int = 1) -> Done:
+    """Run a command, or ``copies`` of it at once (``{i}`` in a word becomes the number of the copy).
+
+    Raises :class:`StepFailed` when a copy exits non-zero or the time limit (seconds, for all of them) has passed.
+    """
+    with open(os.memfd_create("out"), "w+b", 0) as out, open(os.memfd_create("err"), "w+b", 0) as err:
+        commands = [[word.replace("{i}", str(number)) for word in argv] for number in range(copies)]
+        started = time.monotonic()
+        processes: list[subprocess.Popen[bytes]] = []
+        try:
+            for command in commands:
+                processes.append(spawn(command, cwd=cwd, env=environment(env), out=out, err=err))
+            ended = [wait(process, started + limit_s - time.monotonic()) for process in processes]
+            seconds = time.monotonic() - started
+        finally:
+            for process in processes:
+                if process.returncode is None:
+                    kill(process)
+        _judge(argv, processes, all(ended), limit_s, err)
+        out.seek(0)
+        return Done(seconds, out.read())
+
+
+def _judge(argv: Sequence[str], processes: Sequence[subprocess.Popen[bytes]], ended: bool, limit_s: float,
+           err: IO[bytes]) -> None:
+    """Raise what went wrong, with the end of what the command said."""
+    if not ended:
+        raise StepFailed(f"{Path(argv[0]).name}: no answer in {limit_s:.0f} s")
+    codes = [process.returncode for process in processes if process.returncode]
+    if codes:
+        err.seek(0)
+        said = err.read()[-ERROR_CHARS:].decode(errors="replace").strip()
+        raise StepFailed(f"{' '.join(argv)[:120]}: exit status {codes[0]}: {said}")

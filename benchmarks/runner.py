@@ -1,0 +1,98 @@
+"""The order of the run: rounds of workloads of peers, and what becomes of a peer that fails.
+
+Every round goes through all workloads, every workload through all peers one after the other (A B C A B C), so that
+what is compared was measured close together in time.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from benchmarks import proc
+from benchmarks.peers import Peer
+from benchmarks.registry import Workload
+from benchmarks.site import Setting, Site, Skip
+from benchmarks.tracing import Tracer
+
+
+class Key(NamedTuple):
+    """Which row of which peer."""
+
+    row: str
+    peer: str
+
+
+class Outcome(NamedTuple):
+    """All that a run found: values by row and peer in the order of rounds, failures and skips by workload and peer."""
+
+    samples: dict[Key, list[float]]
+    requests: dict[Key, dict[str, int]]
+    failed: dict[Key, str]
+    skipped: dict[Key, str]
+
+
+class Runner:
+    """Goes through the rounds; the outcome is good to be reported at any time, also after an interruption."""
+
+    def __init__(self, peers: Sequence[Peer], workloads: Sequence[Workload], setting: Setting,
+                 tell: Callable[[str, float], None]) -> None:
+        self.peers = peers
+        self.workloads = workloads
+        self.setting = setting
+        self.tell = tell
+        self.outcome = Outcome({}, {}, {}, {})
+        self.rounds_done = 0
+
+    def run(self, rounds: int, deadline: float | None) -> None:
+        """All rounds, or as many cells as begin before the deadline (seconds of the monotonic clock)."""
+        cells = [(number, entry, peer) for number in range(rounds) for entry in self.workloads for peer in self.peers]
+        for done, (number, entry, peer) in enumerate(cells):
+            if deadline is not None and time.monotonic() > deadline:
+                break
+            self.tell(f"round {number + 1}/{rounds}: {entry.name} on {peer.name}", done / len(cells))
+            self._cell(entry, peer)
+            self.rounds_done = (done + 1) // (len(self.workloads) * len(self.peers))
+
+    def count(self, tracer: Tracer) -> None:
+        """One more round that is not timed: the FUSE requests of every row."""
+        for done, (entry, peer) in enumerate((entry, peer) for entry in self.workloads for peer in self.peers):
+            self.tell(f"counting: {entry.name} on {peer.name}", done / len(self.workloads) / len(self.peers))
+            site = self._work(entry, peer, tracer)
+            found = {Key(row, peer.name): counts for row, counts in site.requests.items() if counts}
+            self.outcome.requests.update(found)
+
+    def _cell(self, entry: Workload, peer: Peer) -> None:
+        """One workload on one peer; rows that were measured before something failed are kept."""
+        site = self._work(entry, peer)
+        for row, value in site.values.items():
+            self.outcome.samples.setdefault(Key(row, peer.name), []).append(value)
+
+    def _work(self, entry: Workload, peer: Peer, tracer: Tracer | None = None) -> Site:
+        key = Key(entry.name, peer.name)
+        site = Site(peer, entry, self.setting, tracer)
+        if key in self.outcome.failed or key in self.outcome.skipped:
+            return site
+        try:
+            _perform(site)
+        except Skip as reason:
+            self.outcome.skipped[key] = str(reason)
+        except proc.StepFailed as reason:
+            self.outcome.failed[key] = str(reason)
+        return site
+
+
+def _perform(site: Site) -> None:
+    """Mount, work, unmount; whatever happens in between, the mounts are gone at the end."""
+    if site.entry.copies_up and not site.peer.copies_up:
+        raise Skip("has no copy-up")
+    try:
+        if site.peer.mounts:
+            site.mount()
+        site.entry.body(site)
+    except proc.StepFailed:
+        site.abort()
+        raise
+    finally:
+        site.close()

@@ -1,0 +1,6 @@
+"""The workloads, by group of the issue; importing this package enters all of them into the registry."""
+
+from benchmarks.registry import WORKLOADS
+from benchmarks.workloads import change, walk
+
+__all__ = ["WORKLOADS", "change", "walk"]
