@@ -54,7 +54,9 @@ def reply(message: bytes) -> str:
 
 
 def _arguments(layout: struct.Struct, values: tuple[int, ...]) -> list[str]:
-    return [f"{field}={_number(field, value)}" for field, value in zip(abi.FIELDS[layout], values) if value]
+    # Not strict: older kernels send shorter layouts, which begin like the newer ones.
+    pairs = zip(abi.FIELDS[layout], values, strict=False)
+    return [f"{field}={_number(field, value)}" for field, value in pairs if value]
 
 
 def _number(field: str, value: int) -> str:
