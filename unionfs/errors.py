@@ -107,6 +107,10 @@ class LayerInUse(LayerError):
     """{path}: is in use as the upper layer or workdir of another mount; unmount that one first, or choose another"""
 
 
+class LeftVolatile(LayerError):
+    """{workdir}: a volatile mount was not ended cleanly, the upper layer {upper} may be damaged; make both anew"""
+
+
 # Mounting
 
 

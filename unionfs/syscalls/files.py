@@ -95,12 +95,11 @@ def proc_path(descriptor: int) -> bytes:
     return b"/proc/self/fd/%d" % descriptor
 
 
-def utimensat(directory: int, name: bytes | None, atime: tuple[int, int], mtime: tuple[int, int]) -> None:
-    """Set times as (seconds, nanoseconds), or (0, UTIME_NOW) and (0, UTIME_OMIT), of ``name`` itself, never of its target.
-
-    Without a name the descriptor's own file is meant (it must not be O_PATH). See utimensat(2). Raises OSError.
-    """
-    flags = AT_SYMLINK_NOFOLLOW if name is not None else 0
+def utimensat(
+    directory: int, name: bytes, atime: tuple[int, int], mtime: tuple[int, int], *, follow: bool = False
+) -> None:
+    """Set times as (seconds, nanoseconds), or (0, UTIME_NOW) and (0, UTIME_OMIT); see utimensat(2). Raises OSError."""
+    flags = 0 if follow else AT_SYMLINK_NOFOLLOW
     check(libc.utimensat(directory, name, _TIMESPECS.pack(*atime, *mtime), flags), name)
 
 

@@ -1,0 +1,244 @@
+"""One directory tree of a stack, reached only through descriptors.
+
+A ``Dir`` is a directory of a layer: it knows its parent and its name there, and opens itself relative to the nearest
+ancestor that is open, so that neither depth nor a rename matters and a symbolic link leads nowhere. A ``DescriptorCache``
+bounds how many of them stay open. This module knows nothing of merging. It runs in whichever thread serves the union;
+only that thread may touch a ``Dir``.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+from collections import deque
+from struct import Struct
+
+from unionfs import ondisk
+from unionfs.syscalls import files
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_CONFINED = files.RESOLVE_BENEATH | files.RESOLVE_NO_SYMLINKS | files.RESOLVE_NO_MAGICLINKS | files.RESOLVE_NO_XDEV
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_PATH_CHUNK_BYTES = 4000
+_DIRENT_BUFFER_BYTES = 128 * 1024
+_dirent_buffer = ctypes.create_string_buffer(_DIRENT_BUFFER_BYTES)
+_dirent_view = memoryview(_dirent_buffer).cast("B")
+_DIRENT = Struct("=QqHB")
+_DIRENT_NAME = _DIRENT.size
+
+DT_UNKNOWN, DT_CHR, DT_DIR, DT_REG, DT_LNK = 0, 2, 4, 8, 10
+
+Entry = tuple[bytes, int, int]
+"""One name of a directory: name, DT_* type, inode number."""
+
+
+class DescriptorCache:
+    """Keeps at most ``limit`` directories open, first in, first out.
+
+    Descriptors are closed by :meth:`trim` alone, which the owner calls between two operations: within one operation a
+    number that was handed out stays good.
+    """
+
+    __slots__ = ("limit", "opened")
+
+    def __init__(self, limit: int = 512) -> None:
+        self.limit = limit
+        self.opened: deque[Dir] = deque()
+
+    def trim(self) -> None:
+        """Close the oldest descriptors beyond the limit."""
+        opened = self.opened
+        while len(opened) > self.limit:
+            opened.popleft().close()
+
+    def clear(self) -> None:
+        """Close every descriptor."""
+        while self.opened:
+            self.opened.popleft().close()
+
+
+class Dir:
+    """A directory of one layer."""
+
+    __slots__ = ("fd", "layer", "name", "parent")
+
+    def __init__(self, layer: Layer, parent: Dir | None, name: bytes, fd: int = -1) -> None:
+        self.layer = layer
+        self.parent = parent
+        self.name = name
+        self.fd = fd
+
+    def descriptor(self) -> int:
+        """Return an open descriptor of this directory, good until the next ``trim`` of the cache. Raises OSError."""
+        return self.fd if self.fd >= 0 else self._open()
+
+    def _open(self) -> int:
+        names: list[bytes] = []
+        ancestor: Dir = self
+        while ancestor.fd < 0:
+            names.append(ancestor.name)
+            assert ancestor.parent is not None  # the root of a layer is always open
+            ancestor = ancestor.parent
+        names.reverse()
+        self.fd = self.layer.open_chain(ancestor.fd, names)
+        self.layer.cache.opened.append(self)
+        return self.fd
+
+    def close(self) -> None:
+        """Close the descriptor; the next :meth:`descriptor` opens the directory again."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+    def path(self) -> bytes:
+        """Return the absolute path of this directory within its layer, for people and for redirects."""
+        names: list[bytes] = []
+        place: Dir = self
+        while place.parent is not None:
+            names.append(place.name)
+            place = place.parent
+        return b"/" + b"/".join(reversed(names))
+
+    def entries(self) -> Iterator[Entry]:
+        """Yield the names in this directory, ``.`` and ``..`` apart, each with its type and inode number."""
+        directory = os.open(b".", _DIRECTORY | self.layer.noatime, dir_fd=self.descriptor())
+        try:
+            while size := files.getdents(directory, _dirent_buffer):
+                yield from _parse_dirents(size)
+        finally:
+            os.close(directory)
+
+    def proc_path(self, name: bytes = b"") -> bytes:
+        """Return a path for calls that take no directory descriptor (xattr(7)); the descriptor makes it exact."""
+        path = b"/proc/self/fd/%d" % self.descriptor()
+        return path + b"/" + name if name else path
+
+    def marks(self, name: bytes = b"") -> ondisk.Marks:
+        """Return what the attributes of ``name`` in this directory, or of the directory itself, say. Raises OSError."""
+        return read_marks(self.proc_path(name), follow=not name)
+
+    def has(self, name: bytes) -> bool:
+        """Tell whether this directory has an entry ``name`` of any kind."""
+        try:
+            os.stat(name, dir_fd=self.descriptor(), follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def is_opaque(self, marks: ondisk.Marks) -> bool:
+        """Tell whether this directory, whose ``marks`` are given, hides what is below it, in any dialect."""
+        return marks.opaque or self.has(ondisk.OPAQUE_MARKER)
+
+
+def _parse_dirents(size: int) -> list[Entry]:
+    """Read the ``size`` bytes of struct linux_dirent64 that stand in the buffer; see getdents(2)."""
+    data = bytes(_dirent_view[:size])
+    unpack, end = _DIRENT.unpack_from, data.index
+    found: list[Entry] = []
+    offset = 0
+    while offset < size:
+        ino, _next, length, kind = unpack(data, offset)
+        start = offset + _DIRENT_NAME
+        name = data[start : end(0, start)]
+        if name != b"." and name != b"..":
+            found.append((name, kind, ino))
+        offset += length
+    return found
+
+
+def read_marks(path: bytes, *, follow: bool = False) -> ondisk.Marks:
+    """Return the marks of the file at ``path``, none where the file system has no extended attributes."""
+    try:
+        names = os.listxattr(path, follow_symlinks=follow)
+    except OSError as error:
+        if error.errno in (errno.EOPNOTSUPP, errno.EACCES, errno.EPERM):
+            return ondisk.NO_MARKS
+        raise
+    if not names:
+        return ondisk.NO_MARKS
+    wanted = [name for name in map(os.fsencode, names) if name in ondisk.MARK_ATTRIBUTES]
+    if not wanted:
+        return ondisk.NO_MARKS
+    return ondisk.read_marks({name: os.getxattr(path, name, follow_symlinks=follow) for name in wanted})
+
+
+class Layer:
+    """One directory tree, opened once.
+
+    ``index`` is its place in the stack, 0 for the topmost. ``path`` is what the user called it, for messages alone.
+    """
+
+    __slots__ = ("cache", "dev", "hidden", "index", "noatime", "path", "root", "uuid")
+
+    def __init__(self, path: bytes, fd: int, index: int, cache: DescriptorCache) -> None:
+        self.path = path
+        self.index = index
+        self.cache = cache
+        self.hidden: frozenset[tuple[int, int]] = frozenset()  # st_dev, st_ino of directories that are not part of it
+        self.noatime = _noatime(fd)
+        self.dev = os.fstat(fd).st_dev
+        self.uuid = _uuid(fd)
+        self.root = Dir(self, None, b"", fd)
+
+    def open_chain(self, ancestor: int, names: list[bytes]) -> int:
+        """Open the directory at ``names`` beneath the descriptor ``ancestor``, however long the path. Raises OSError."""
+        current, start = ancestor, 0
+        while start < len(names):
+            end, size = start + 1, len(names[start])
+            while end < len(names) and size + len(names[end]) < _PATH_CHUNK_BYTES:
+                size += len(names[end]) + 1
+                end += 1
+            try:
+                following = self._open_confined(current, b"/".join(names[start:end]))
+            finally:
+                if current != ancestor:
+                    os.close(current)
+            current, start = following, end
+        return current
+
+    def _open_confined(self, directory: int, path: bytes) -> int:
+        try:
+            return files.openat2(directory, path, _DIRECTORY | self.noatime, _CONFINED)
+        except OSError as error:
+            if error.errno == errno.ENOSYS:
+                return _open_by_steps(directory, path, self.noatime)
+            if error.errno not in (errno.EACCES, errno.EPERM):
+                raise
+            return files.openat2(directory, path, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW, _CONFINED)
+
+    def close(self) -> None:
+        """Close the layer's root; the cache closes the rest."""
+        self.root.close()
+
+
+def _open_by_steps(directory: int, path: bytes, noatime: int) -> int:
+    """Open a path one name after the other, each without following a link: for kernels before openat2(2)."""
+    current = os.dup(directory)
+    for name in path.split(b"/"):
+        try:
+            following = os.open(name, _DIRECTORY | noatime, dir_fd=current)
+        finally:
+            os.close(current)
+        current = following
+    return current
+
+
+def _noatime(fd: int) -> int:
+    """Return O_NOATIME where reading this layer may leave its access times alone (owner or CAP_FOWNER), otherwise 0."""
+    try:
+        os.close(os.open(b".", _DIRECTORY | os.O_NOATIME, dir_fd=fd))
+    except OSError:
+        return 0
+    return os.O_NOATIME
+
+
+def _uuid(fd: int) -> bytes:
+    """Return the file system's UUID, all zeros where there is none to be had: origins then compare by handle alone."""
+    try:
+        return files.filesystem_uuid(fd)
+    except OSError:
+        return bytes(16)

@@ -1,0 +1,215 @@
+"""The layer that may be written, and its workdir: staging, atomic publishing, whiteouts.
+
+What is to appear in the layer is first made whole in the workdir, under a name that no program can reach, and then
+renamed into place. A crash leaves at most a file in the workdir, which the next mount sweeps away.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+
+from unionfs import ondisk
+from unionfs.layers.layer import DT_CHR, DescriptorCache, Dir, Layer
+from unionfs.syscalls import files
+
+_WHITEOUT_MODE = stat.S_IFCHR
+
+
+class WritableLayer(Layer):
+    """The top of a stack. ``work`` is a directory on the same file system, for this layer's use alone.
+
+    ``durable`` says whether what is published must be on disk first (false for ``volatile`` mounts).
+    """
+
+    __slots__ = ("_counter", "dialect", "durable", "work")
+
+    def __init__(self, path: bytes, fd: int, work: int, cache: DescriptorCache, *, durable: bool = True) -> None:
+        super().__init__(path, fd, 0, cache)
+        self.work = work
+        self.durable = durable
+        self._counter = 0
+        sweep(work)
+        self.dialect = self.probe_dialect()
+
+    def close(self) -> None:
+        """Close the layer's root and its workdir."""
+        super().close()
+        if self.work >= 0:
+            os.close(self.work)
+            self.work = -1
+
+    def staging_name(self) -> bytes:
+        """Return a name that is free in the workdir."""
+        self._counter += 1
+        return b"#%x" % self._counter
+
+    def probe_dialect(self) -> ondisk.Dialect:
+        """Find the strongest dialect that this file system can hold, by trying."""
+        devices = self._can_write_device_whiteouts()
+        for dialect in ondisk.DIALECTS:
+            if (devices or not dialect.device_whiteouts) and self._can_mark(dialect):
+                return dialect
+        return ondisk.OCI
+
+    def _can_write_device_whiteouts(self) -> bool:
+        source, target = self.staging_name(), self.staging_name()
+        try:
+            os.mknod(source, _WHITEOUT_MODE, 0, dir_fd=self.work)
+            files.renameat2(self.work, source, self.work, target, files.RENAME_WHITEOUT)
+            state = os.stat(source, dir_fd=self.work, follow_symlinks=False)
+            return ondisk.is_whiteout(state.st_mode, state.st_rdev)
+        except OSError:
+            return False
+        finally:
+            self.discard(source)
+            self.discard(target)
+
+    def _can_mark(self, dialect: ondisk.Dialect) -> bool:
+        attribute = dialect.attribute(ondisk.OPAQUE)
+        if attribute is None:
+            return True
+        path = files.proc_path(self.work)
+        try:
+            os.setxattr(path, attribute, b"n")
+            os.removexattr(path, attribute)
+        except OSError:
+            return False
+        return True
+
+    # -- staging -----------------------------------------------------------------------------------------------------
+
+    def publish(self, staged: bytes, directory: int, name: bytes, flags: int = 0) -> None:
+        """Rename ``staged`` from the workdir to ``name``: the one step that makes it part of the layer. Raises OSError."""
+        files.renameat2(self.work, staged, directory, name, flags)
+
+    def discard(self, staged: bytes) -> None:
+        """Remove ``staged`` from the workdir, whatever it is; it need not exist."""
+        remove_tree(self.work, staged)
+
+    # -- whiteouts ---------------------------------------------------------------------------------------------------
+
+    def write_whiteout(self, directory: int, name: bytes) -> None:
+        """Hide the lower ``name``, which this layer itself does not have. One step. Raises OSError."""
+        if self.dialect.device_whiteouts:
+            os.mknod(name, _WHITEOUT_MODE, 0, dir_fd=directory)
+        else:
+            self._write_marker(directory, ondisk.aufs_whiteout(name))
+
+    def _write_marker(self, directory: int, name: bytes) -> None:
+        os.close(os.open(name, os.O_CREAT | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=directory))
+
+    def remove_whiteout(self, directory: int, name: bytes) -> None:
+        """Take away the AUFS marker that hides ``name``, if there is one. A device whiteout is replaced, never removed first."""
+        try:
+            os.unlink(ondisk.aufs_whiteout(name), dir_fd=directory)
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            if error.errno != errno.ENAMETOOLONG:
+                raise
+
+    def replace_by_whiteout(self, directory: int, name: bytes, *, is_directory: bool) -> None:
+        """Remove this layer's own ``name`` and hide the lower one, so that at no instant the lower one shows. Raises OSError."""
+        if not self.dialect.device_whiteouts:
+            self._write_marker(directory, ondisk.aufs_whiteout(name))  # of no effect while the name itself stands
+            self.remove(directory, name, is_directory=is_directory)
+            return
+        staged = self.staging_name()
+        os.mknod(staged, _WHITEOUT_MODE, 0, dir_fd=self.work)
+        try:
+            self.publish(staged, directory, name, files.RENAME_EXCHANGE if is_directory else 0)
+        except OSError:
+            self.discard(staged)
+            raise
+        if is_directory:
+            self.discard(staged)
+
+    def remove(self, directory: int, name: bytes, *, is_directory: bool) -> None:
+        """Remove this layer's own ``name``; a directory may still hold whiteouts, nothing else. Raises OSError."""
+        if not is_directory:
+            os.unlink(name, dir_fd=directory)
+            return
+        try:
+            os.rmdir(name, dir_fd=directory)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+            staged = self.staging_name()
+            files.renameat2(directory, name, self.work, staged)
+            self.discard(staged)
+
+    def remove_whiteouts(self, part: Dir) -> None:
+        """Take all whiteouts out of a directory of this layer: an opaque one must hold none. Raises OSError."""
+        directory = part.descriptor()
+        for name, kind, _ino in list(part.entries()):
+            if kind == DT_CHR:
+                state = os.stat(name, dir_fd=directory, follow_symlinks=False)
+                if ondisk.is_whiteout(state.st_mode, state.st_rdev):
+                    os.unlink(name, dir_fd=directory)
+            elif ondisk.hidden_by(name) is not None:
+                os.unlink(name, dir_fd=directory)
+
+    # -- marks -------------------------------------------------------------------------------------------------------
+
+    def mark_opaque(self, directory: int, name: bytes) -> None:
+        """Make the directory ``name`` hide all lower ones of its name. Raises OSError."""
+        if not self.mark(directory, name, ondisk.OPAQUE, b"y"):
+            inner = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+            try:
+                self._write_marker(inner, ondisk.OPAQUE_MARKER)
+            finally:
+                os.close(inner)
+
+    def mark(self, directory: int, name: bytes, marker: bytes, value: bytes) -> bool:
+        """Set the extended attribute for ``marker``; return False where this layer's dialect has none. Raises OSError."""
+        attribute = self.dialect.attribute(marker)
+        if attribute is None:
+            return False
+        os.setxattr(files.proc_path(directory) + b"/" + name, attribute, value, follow_symlinks=False)
+        return True
+
+    def holder(self, parent: Dir, name: bytes) -> Dir:
+        """Return the directory ``name`` of ``parent`` in this layer."""
+        return Dir(self, parent, name)
+
+
+def sweep(work: int) -> None:
+    """Remove all that an earlier server left in the workdir ``work`` (a descriptor)."""
+    for name in os.listdir(work):
+        remove_tree(work, os.fsencode(name))
+
+
+def remove_tree(directory: int, name: bytes) -> None:
+    """Remove ``name`` and all below it, never following a link, in constant stack however deep. Missing is fine."""
+    try:
+        os.unlink(name, dir_fd=directory)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        if error.errno not in (errno.EISDIR, errno.EPERM):
+            raise
+        _remove_directory(directory, name)
+
+
+def _remove_directory(directory: int, name: bytes) -> None:
+    """Empty and remove a directory; directories found inside are first moved up beside it, which keeps the stack flat."""
+    waiting = [name]
+    serial = 0
+    while waiting:
+        current = waiting.pop()
+        inner = os.open(current, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+        try:
+            os.fchmod(inner, 0o700)
+            for child in map(os.fsencode, os.listdir(inner)):
+                try:
+                    os.unlink(child, dir_fd=inner)
+                except (IsADirectoryError, PermissionError):
+                    serial += 1
+                    moved = b"%s~%x" % (name, serial)
+                    os.rename(child, moved, src_dir_fd=inner, dst_dir_fd=directory)
+                    waiting.append(moved)
+        finally:
+            os.close(inner)
+        os.rmdir(current, dir_fd=directory)

@@ -1,0 +1,47 @@
+"""Facts in, plan out: which steps a removal, a creation or a rename takes in the writable layer.
+
+Pure tables, so that each case can be read and tested by itself. "Below" means: a lower layer shows something under
+that name once the writable layer says nothing about it.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import NamedTuple
+
+
+class Removal(Enum):
+    """How a name disappears."""
+
+    REMOVE = "remove the writable layer's own file"
+    HIDE = "write a whiteout where the writable layer has nothing"
+    REPLACE = "put a whiteout in the place of the writable layer's own file, in one step"
+
+
+def removal(*, in_upper: bool, below: bool) -> Removal:
+    """Return how to remove a name that shows."""
+    if not below:
+        return Removal.REMOVE
+    return Removal.REPLACE if in_upper else Removal.HIDE
+
+
+class Move(NamedTuple):
+    """The steps of a rename within the writable layer, in their order."""
+
+    redirect: bool  # write down where the lower parts of a directory stay
+    opaque: bool  # hide what lower layers have at the new name
+    exchange: bool  # a directory takes the place of a whiteout
+    whiteout_behind: bool  # a whiteout must hide the old name
+    remove_behind: bool  # the whiteout that was exchanged hides nothing: take it away
+
+
+def move(*, directory: bool, merged: bool, below_source: bool, below_target: bool, target_whiteout: bool) -> Move:
+    """Return how to move something that is in the writable layer already, over nothing, a whiteout or an empty target."""
+    exchange = directory and target_whiteout
+    return Move(
+        redirect=merged,
+        opaque=directory and not merged and below_target,
+        exchange=exchange,
+        whiteout_behind=below_source and not exchange,
+        remove_behind=exchange and not below_source,
+    )

@@ -1,0 +1,297 @@
+"""Copy-up: bringing a lower file into the writable layer before its first change, all of it or nothing.
+
+The copy is made whole in the workdir (data with its holes, owner, attributes, mode, times), written to disk, and renamed
+into place. Copying data may take long: a transport that serves others meanwhile sets ``deferring``, gets ``Pending`` with
+the job, runs it in another thread, calls ``finish``, and asks again.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+
+from unionfs import ondisk
+from unionfs.syscalls import files
+from unionfs.union.nodes import DirNode, Node
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from unionfs.layers.layer import Dir
+    from unionfs.layers.writable import WritableLayer
+    from unionfs.union.links import LinkIndex
+    from unionfs.union.view import View
+
+_CHUNK_BYTES = 8 << 20
+_UNSUPPORTED = (errno.EOPNOTSUPP, errno.EPERM, errno.EACCES, errno.EINVAL)
+_NO_REFLINK = (errno.EOPNOTSUPP, errno.EXDEV, errno.EINVAL, errno.ENOTTY, errno.ENOSYS, errno.EPERM, errno.EBADF)
+
+
+class Pending(Exception):
+    """An operation needs a copy-up that another thread should make first."""
+
+    def __init__(self, job: CopyJob) -> None:
+        super().__init__()
+        self.job = job
+
+
+class CopyJob:
+    """The copying of one regular file: ``run`` in any thread, then ``CopyUp.finish`` in the union's own."""
+
+    __slots__ = ("durable", "error", "node", "size", "source", "staged", "state", "target")
+
+    def __init__(self, node: Node, state: os.stat_result, staged: bytes, *, truncate: bool, durable: bool) -> None:
+        self.node = node
+        self.state = state
+        self.staged = staged
+        self.size = 0 if truncate else state.st_size
+        self.durable = durable
+        self.source = -1
+        self.target = -1
+        self.error: OSError | None = None
+
+    def run(self) -> None:
+        """Copy the data and the attributes; an error is kept for ``finish``."""
+        try:
+            if self.size:
+                copy_data(self.source, self.target, self.size)
+            copy_attributes(self.source, self.target)
+            _set_metadata(self.target, self.state)
+            if self.size and self.durable:
+                os.fsync(self.target)
+        except OSError as error:
+            self.error = error
+
+    def close(self) -> None:
+        """Close both files."""
+        os.close(self.source)
+        if self.target >= 0:
+            os.close(self.target)
+
+
+class CopyUp:
+    """Copies nodes of ``view`` up into its writable layer."""
+
+    __slots__ = ("deferring", "index", "jobs", "upper", "view")
+
+    def __init__(self, view: View, upper: WritableLayer, index: LinkIndex) -> None:
+        self.view = view
+        self.upper = upper
+        self.index = index
+        self.deferring = False
+        self.jobs: dict[int, CopyJob] = {}
+
+    # -- directories -------------------------------------------------------------------------------------------------
+
+    def directory(self, node: DirNode) -> Dir:
+        """Return the part of ``node`` in the writable layer, making it and its parents where they are not there. Raises OSError."""
+        waiting: list[DirNode] = []
+        place: DirNode | None = node
+        while place is not None and place.upper is None:
+            waiting.append(place)
+            place = place.parent
+        if place is None:
+            raise OSError(errno.ENOENT, os.strerror(errno.ENOENT), node.name)
+        for lower in reversed(waiting):
+            self._copy_directory(lower)
+        assert node.upper is not None
+        return node.upper
+
+    def _copy_directory(self, node: DirNode) -> None:
+        assert node.parent is not None and node.parent.upper is not None
+        self.view.enter(node)
+        state = self.view.stat(node)
+        staged = self.upper.staging_name()
+        work = self.upper.work
+        os.mkdir(staged, 0o700, dir_fd=work)
+        try:
+            source = self.view.proc_path(node)
+            copied = os.open(staged, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=work)
+            try:
+                copy_attributes(source, copied)
+                _set_metadata(copied, state)
+            finally:
+                os.close(copied)
+            self._publish(staged, node.parent, node.name)
+        except OSError:
+            self.upper.discard(staged)
+            raise
+        node.upper = self.upper.holder(node.parent.upper, node.name)
+
+    # -- other files -------------------------------------------------------------------------------------------------
+
+    def file(self, node: Node, *, truncate: bool = False) -> None:
+        """Bring ``node`` into the writable layer; ``truncate`` leaves its data behind. Raises OSError, and Pending if deferring."""
+        if node.in_upper:
+            return
+        job = self.jobs.get(node.id)
+        if job is not None:
+            raise Pending(job)
+        state = self.view.stat(node)
+        if stat.S_ISREG(state.st_mode):
+            self._regular(node, state, truncate=truncate)
+        else:
+            self._special(node, state)
+
+    def _regular(self, node: Node, state: os.stat_result, *, truncate: bool) -> None:
+        job = CopyJob(node, state, self.upper.staging_name(), truncate=truncate, durable=self.upper.durable)
+        directory, name = self.view.place(node)
+        job.source = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+        try:
+            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+            job.target = os.open(job.staged, flags, 0o600, dir_fd=self.upper.work)
+        except OSError:
+            job.close()
+            raise
+        if self.deferring and job.size:
+            self.jobs[node.id] = job
+            raise Pending(job)
+        job.run()
+        self.finish(job)
+
+    def finish(self, job: CopyJob) -> None:
+        """Publish what ``job`` has copied, or throw it away if it failed or is not wanted any longer. Raises OSError."""
+        node = job.node
+        self.jobs.pop(node.id, None)
+        try:
+            if job.error is not None:
+                raise job.error
+            if node.parent is None:
+                node.descriptor = os.dup(job.target)
+                self.upper.discard(job.staged)
+                self._settle(node)
+            else:
+                self._place(node, job.staged, job.state)
+        except OSError:
+            self.upper.discard(job.staged)
+            raise
+        finally:
+            job.close()
+
+    def _special(self, node: Node, state: os.stat_result) -> None:
+        staged = self.upper.staging_name()
+        work = self.upper.work
+        directory, name = self.view.place(node)
+        if stat.S_ISLNK(state.st_mode):
+            os.symlink(os.readlink(name, dir_fd=directory), staged, dir_fd=work)
+        else:
+            os.mknod(staged, state.st_mode, state.st_rdev, dir_fd=work)
+        try:
+            copy_attributes(self.view.proc_path(node), files.proc_path(work) + b"/" + staged)
+            os.chown(staged, state.st_uid, state.st_gid, dir_fd=work, follow_symlinks=False)
+            if not stat.S_ISLNK(state.st_mode):
+                files.fchmodat(work, staged, state.st_mode)
+            os.utime(staged, ns=(state.st_atime_ns, state.st_mtime_ns), dir_fd=work, follow_symlinks=False)
+            self._place(node, staged, state)
+        except OSError:
+            self.upper.discard(staged)
+            raise
+
+    # -- publishing --------------------------------------------------------------------------------------------------
+
+    def _place(self, node: Node, staged: bytes, state: os.stat_result) -> None:
+        """Put the staged copy where ``node`` stands, through the index if the lower file has several names."""
+        assert node.parent is not None
+        self.directory(node.parent)
+        origin = self.index.origin(node.home, node.home_name) if node.home is not None else None
+        if origin is not None and self.upper.mark(self.upper.work, staged, ondisk.ORIGIN, origin):
+            self._mark_impure(node.parent)
+        if state.st_nlink > 1:
+            self.index.enter(node, staged, state)
+            staged = self.index.link_out(node)
+        self._publish(staged, node.parent, node.name)
+        self._settle(node)
+
+    def _settle(self, node: Node) -> None:
+        if node.links is None or node.home is not self.index.directory:
+            node.home = None
+        node.in_upper = True
+
+    def _mark_impure(self, parent: DirNode) -> None:
+        """Tell the kernel's readdir that names here have inode numbers of lower files (overlayfs.rst, "impure")."""
+        if parent.impure:
+            return
+        assert parent.upper is not None
+        self.upper.mark(parent.upper.descriptor(), b".", ondisk.IMPURE, b"y")
+        parent.impure = True
+
+    def _publish(self, staged: bytes, parent: DirNode, name: bytes) -> None:
+        """Rename into place and leave the directory's times as they were: a copy-up changes nothing that shows."""
+        assert parent.upper is not None
+        directory = parent.upper.descriptor()
+        before = os.stat(directory)
+        self.upper.publish(staged, directory, name, files.RENAME_NOREPLACE)
+        os.utime(files.proc_path(directory), ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def copy_data(source: int, target: int, size: int) -> None:
+    """Copy ``size`` bytes, sharing them if the file system can, leaving holes as holes. Raises OSError."""
+    try:
+        files.clone_file(source, target)
+        return
+    except OSError as error:
+        if error.errno not in _NO_REFLINK:
+            raise
+    os.ftruncate(target, size)
+    position = 0
+    while position < size:
+        start, end = _next_extent(source, position, size)
+        _copy_range(source, target, start, end)
+        position = end
+
+
+def _next_extent(source: int, position: int, size: int) -> tuple[int, int]:
+    """Return the next stretch of data at or after ``position`` as (start, end), both ``size`` if none follows (lseek(2))."""
+    try:
+        start = os.lseek(source, position, os.SEEK_DATA)
+        return start, min(os.lseek(source, start, os.SEEK_HOLE), size)
+    except OSError as error:
+        if error.errno == errno.ENXIO:
+            return size, size
+        if error.errno == errno.EINVAL:
+            return position, size
+        raise
+
+
+def _copy_range(source: int, target: int, start: int, end: int) -> None:
+    while start < end:
+        try:
+            copied = os.copy_file_range(source, target, min(end - start, _CHUNK_BYTES), start, start)
+        except OSError as error:
+            if error.errno not in (errno.EXDEV, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
+                raise
+            copied = os.pwrite(target, os.pread(source, min(end - start, _CHUNK_BYTES), start), start)
+        if copied == 0:  # the lower file is shorter than it said: somebody changed it
+            return
+        start += copied
+
+
+def copy_attributes(source: int | bytes, target: int | bytes) -> None:
+    """Copy the extended attributes (ACLs are among them) that do not belong to a layer's format. Raises OSError."""
+    try:
+        names = os.listxattr(source, follow_symlinks=isinstance(source, int))
+    except OSError as error:
+        if error.errno in _UNSUPPORTED:
+            return
+        raise
+    for name in map(os.fsencode, names):
+        if not ondisk.is_private_attribute(name):
+            _copy_attribute(source, target, name)
+
+
+def _copy_attribute(source: int | bytes, target: int | bytes, name: bytes) -> None:
+    try:
+        value = os.getxattr(source, name, follow_symlinks=isinstance(source, int))
+        os.setxattr(target, name, value, follow_symlinks=isinstance(target, int))
+    except OSError as error:
+        if error.errno not in (*_UNSUPPORTED, errno.ENODATA):
+            raise
+
+
+def _set_metadata(target: int, state: os.stat_result) -> None:
+    """Give the open file ``target`` the owner, mode and times of ``state``; the mode last but one, as chown(2) clears bits."""
+    own = os.fstat(target)
+    if (own.st_uid, own.st_gid) != (state.st_uid, state.st_gid):
+        os.fchown(target, state.st_uid, state.st_gid)
+    os.fchmod(target, state.st_mode & 0o7777)
+    os.utime(target, ns=(state.st_atime_ns, state.st_mtime_ns))

@@ -1,0 +1,419 @@
+"""Every change to the merged tree: creation, removal, links, attributes. Renames are in ``rename``.
+
+Each method brings what it needs into the writable layer, makes its change there in one atomic step where one is to be
+had, and only then the table of nodes follows. Rights have been checked by the caller: this module changes what it is
+told to, with the rights of its process.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+
+from unionfs import ondisk
+from unionfs.policy import Removal, removal
+from unionfs.syscalls import files
+from unionfs.union.nodes import AnyNode, DirNode, Node
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from unionfs.layers.writable import WritableLayer
+    from unionfs.union.copyup import CopyUp
+    from unionfs.union.links import LinkIndex
+    from unionfs.union.view import View
+
+    Maker = Callable[[int, bytes], None]
+
+_DEFAULT_ACL = "system.posix_acl_default"
+_PERMISSIONS = 0o7777
+_CREATE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class Caller:
+    """On whose behalf something is created: owner of the new file, and the umask in force (0 where it is applied)."""
+
+    __slots__ = ("gid", "uid", "umask")
+
+    def __init__(self, uid: int, gid: int, umask: int = 0) -> None:
+        self.uid = uid
+        self.gid = gid
+        self.umask = umask
+
+
+def error(number: int, name: bytes = b"") -> OSError:
+    """Return the OSError for ``number`` about ``name``."""
+    return OSError(number, os.strerror(number), name)
+
+
+class Mutations:
+    """Creates, removes and changes what ``view`` shows, through ``copyup``."""
+
+    __slots__ = ("copyup", "gid", "index", "uid", "upper", "view")
+
+    def __init__(self, view: View, copyup: CopyUp) -> None:
+        self.view = view
+        self.copyup = copyup
+        self.upper: WritableLayer = copyup.upper
+        self.index: LinkIndex = copyup.index
+        self.uid = os.geteuid()
+        self.gid = os.getegid()
+
+    # -- creation ----------------------------------------------------------------------------------------------------
+
+    def create(self, parent: DirNode, name: bytes, mode: int, caller: Caller) -> tuple[Node, os.stat_result, int]:
+        """Create a regular file; return its node, attributes and a descriptor open for reading and writing. Raises OSError."""
+        opened: list[int] = []
+
+        def make(directory: int, name: bytes) -> None:
+            opened.append(os.open(name, _CREATE, made_mode, dir_fd=directory))
+
+        made_mode = self._masked(parent, mode, caller)
+        try:
+            self._make(parent, name, made_mode | stat.S_IFREG, caller, make)
+            state = os.fstat(opened[0])
+        except OSError:
+            for descriptor in opened:
+                os.close(descriptor)
+            raise
+        return self._new_node(parent, name, state), state, opened[0]
+
+    def mknod(self, parent: DirNode, name: bytes, mode: int, rdev: int, caller: Caller) -> tuple[Node, os.stat_result]:
+        """Create a FIFO, socket, device or empty regular file. Raises OSError; EPERM for what would be a whiteout."""
+        if ondisk.is_whiteout(mode, rdev):
+            raise error(errno.EPERM, name)
+        mode = self._masked(parent, mode, caller)
+        self._make(parent, name, mode, caller, lambda at, new: os.mknod(new, mode, rdev, dir_fd=at))
+        return self._created(parent, name)
+
+    def symlink(self, parent: DirNode, name: bytes, target: bytes, caller: Caller) -> tuple[Node, os.stat_result]:
+        """Create a symbolic link to ``target``. Raises OSError."""
+        self._make(parent, name, stat.S_IFLNK | 0o777, caller, lambda at, new: os.symlink(target, new, dir_fd=at))
+        return self._created(parent, name)
+
+    def mkdir(self, parent: DirNode, name: bytes, mode: int, caller: Caller) -> tuple[DirNode, os.stat_result]:
+        """Create a directory; over a whiteout it is made opaque first. Raises OSError."""
+        mode = self._masked(parent, mode & _PERMISSIONS, caller)
+        self._make(parent, name, mode | stat.S_IFDIR, caller, lambda at, new: os.mkdir(new, mode, dir_fd=at))
+        assert parent.upper is not None
+        node = DirNode(self.view.nodes.new_id(), parent, name, 0)
+        node.upper = self.upper.holder(parent.upper, name)
+        node.lowers = ()
+        state = self.view.stat(node)
+        node.ino = self.view.ino(state)
+        self._attach(node, parent, state)
+        return node, state
+
+    def tmpfile(self, parent: DirNode, mode: int, caller: Caller) -> tuple[Node, os.stat_result, int]:
+        """Create a file without a name (open(2), O_TMPFILE); the node keeps a descriptor of it. Raises OSError."""
+        place = self.copyup.directory(parent)
+        mode = self._masked(parent, mode, caller)
+        descriptor = os.open(b".", os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, mode, dir_fd=place.descriptor())
+        self._own(caller, mode, lambda uid, gid: os.fchown(descriptor, uid, gid), lambda: os.fchmod(descriptor, mode & _PERMISSIONS))
+        state = os.fstat(descriptor)
+        node = Node(self.view.nodes.new_id(), parent, b"", self.view.ino(state))
+        node.parent = None
+        node.descriptor = os.dup(descriptor)
+        self.view.nodes.by_id[node.id] = node
+        return node, state, descriptor
+
+    def _make(self, parent: DirNode, name: bytes, mode: int, caller: Caller, make: Maker) -> None:
+        """Let ``make`` create ``name``: in its place if that is right at once, otherwise in the workdir and then renamed."""
+        if ondisk.is_reserved_name(name):
+            raise error(errno.EPERM, name)
+        place = self.copyup.directory(parent).descriptor()
+        covered = not self.upper.dialect.device_whiteouts and self.view.find_lower(parent, name) is not None
+        if not covered and self._owns(caller) | self._has_default_acl(parent):
+            try:
+                make(place, name)
+            except FileExistsError:
+                if not self._is_whiteout(place, name):
+                    raise
+            else:
+                self._own(
+                    caller,
+                    mode,
+                    lambda uid, gid: os.chown(name, uid, gid, dir_fd=place, follow_symlinks=False),
+                    lambda: files.fchmodat(place, name, mode),
+                )
+                return
+        self._make_staged(place, name, mode, caller, make)
+
+    def _make_staged(self, place: int, name: bytes, mode: int, caller: Caller, make: Maker) -> None:
+        covers = self._is_whiteout(place, name) or not self.upper.dialect.device_whiteouts
+        staged = self.upper.staging_name()
+        work = self.upper.work
+        make(work, staged)
+        try:
+            self._inherit(place, staged, mode, caller)
+            if stat.S_ISDIR(mode) and covers:
+                self.upper.mark_opaque(work, staged)
+            self._publish_over(staged, place, name, directory=stat.S_ISDIR(mode))
+        except OSError:
+            self.upper.discard(staged)
+            raise
+        if not self.upper.dialect.device_whiteouts:
+            self.upper.remove_whiteout(place, name)
+
+    def _publish_over(self, staged: bytes, place: int, name: bytes, *, directory: bool) -> None:
+        """Rename a staged file to a name that has nothing or a whiteout."""
+        if not self._is_whiteout(place, name):
+            self.upper.publish(staged, place, name, files.RENAME_NOREPLACE)
+        elif directory:
+            self.upper.publish(staged, place, name, files.RENAME_EXCHANGE)
+            self.upper.discard(staged)
+        else:
+            self.upper.publish(staged, place, name)
+
+    def _inherit(self, place: int, staged: bytes, mode: int, caller: Caller) -> None:
+        """Give a staged file the owner it would have got in the directory ``place`` (inode_init_owner in fs/inode.c)."""
+        parent = os.stat(place)
+        gid = caller.gid
+        if parent.st_mode & stat.S_ISGID:
+            gid = parent.st_gid
+            if stat.S_ISDIR(mode):
+                mode |= stat.S_ISGID
+        os.chown(staged, caller.uid, gid, dir_fd=self.upper.work, follow_symlinks=False)
+        if mode & (stat.S_ISUID | stat.S_ISGID) and not stat.S_ISLNK(mode):
+            files.fchmodat(self.upper.work, staged, mode)
+
+    def _owns(self, caller: Caller) -> bool:
+        return caller.uid == self.uid and caller.gid == self.gid
+
+    def _own(self, caller: Caller, mode: int, chown: Callable[[int, int], None], chmod: Callable[[], None]) -> None:
+        """Give a file that was made in its place to ``caller``; the group that a directory hands down stays."""
+        if self._owns(caller):
+            return
+        chown(caller.uid, -1)
+        if mode & (stat.S_ISUID | stat.S_ISGID):
+            chmod()
+
+    def _masked(self, parent: DirNode, mode: int, caller: Caller) -> int:
+        """Apply the umask, unless the directory's default ACL takes its place (acl(5))."""
+        return mode if self._has_default_acl(parent) else mode & ~caller.umask
+
+    def _has_default_acl(self, parent: DirNode) -> bool:
+        if parent.default_acl is None:
+            path = self.view.proc_path(parent)
+            try:
+                parent.default_acl = bool(os.getxattr(path, _DEFAULT_ACL, follow_symlinks=False))
+            except OSError:
+                parent.default_acl = False
+        return parent.default_acl
+
+    def shows_whiteout(self, parent: DirNode, name: bytes) -> bool:
+        """Tell whether the writable layer has a device whiteout called ``name`` in ``parent``."""
+        return parent.upper is not None and self._is_whiteout(parent.upper.descriptor(), name)
+
+    def _is_whiteout(self, place: int, name: bytes) -> bool:
+        try:
+            state = os.stat(name, dir_fd=place, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        return ondisk.is_whiteout(state.st_mode, state.st_rdev)
+
+    def _created(self, parent: DirNode, name: bytes) -> tuple[Node, os.stat_result]:
+        assert parent.upper is not None
+        state = os.stat(name, dir_fd=parent.upper.descriptor(), follow_symlinks=False)
+        return self._new_node(parent, name, state), state
+
+    def _new_node(self, parent: DirNode, name: bytes, state: os.stat_result) -> Node:
+        node = Node(self.view.nodes.new_id(), parent, name, self.view.ino(state))
+        self._attach(node, parent, state)
+        return node
+
+    def _attach(self, node: AnyNode, parent: DirNode, state: os.stat_result) -> None:
+        self.view.nodes.attach(node)
+        if parent.listing is not None:
+            parent.listing.add(node.name, state.st_mode >> 12, node.ino)
+
+    # -- links -------------------------------------------------------------------------------------------------------
+
+    def link(self, node: Node, parent: DirNode, name: bytes) -> os.stat_result:
+        """Give ``node`` one more name; return its attributes. Raises OSError."""
+        if ondisk.is_reserved_name(name):
+            raise error(errno.EPERM, name)
+        self.copyup.file(node)
+        place = self.copyup.directory(parent).descriptor()
+        try:
+            self._link_to(node, place, name)
+        except FileExistsError:
+            if not self._is_whiteout(place, name):
+                raise
+            staged = self.upper.staging_name()
+            self._link_to(node, self.upper.work, staged)
+            self.upper.publish(staged, place, name)
+        state = self._shared_by(node, parent, name)
+        if parent.listing is not None:
+            parent.listing.add(name, state.st_mode >> 12, node.ino)
+        return state
+
+    def _link_to(self, node: Node, place: int, name: bytes) -> None:
+        if node.descriptor >= 0:
+            files.link_descriptor(node.descriptor, place, name)
+        else:
+            directory, old = self.view.place(node)
+            files.linkat(directory, old, place, name)
+
+    def _shared_by(self, node: Node, parent: DirNode, name: bytes) -> os.stat_result:
+        if node.descriptor >= 0:  # it had no name: this is its first, and its place from now on
+            os.close(node.descriptor)
+            node.descriptor = -1
+            node.parent, node.name = parent, name
+            parent.children[name] = node
+            return self.view.stat(node)
+        state = self.view.stat(node)
+        self.view.nodes.share(node, (state.st_dev, state.st_ino))
+        self.view.nodes.add_name(node, parent, name)
+        return state
+
+    # -- removal -----------------------------------------------------------------------------------------------------
+
+    def unlink(self, parent: DirNode, name: bytes) -> None:
+        """Remove a name that is no directory's; open files go on. Raises OSError."""
+        node = self.child(parent, name)
+        if isinstance(node, DirNode):
+            raise error(errno.EISDIR, name)
+        self.remove(parent, name, node)
+
+    def rmdir(self, parent: DirNode, name: bytes) -> None:
+        """Remove a directory that shows no names. Raises OSError (ENOTEMPTY, ENOTDIR, ENOENT)."""
+        node = self.child(parent, name)
+        if not isinstance(node, DirNode):
+            raise error(errno.ENOTDIR, name)
+        if not self.view.is_empty(node):
+            raise error(errno.ENOTEMPTY, name)
+        self.remove(parent, name, node)
+
+    def child(self, parent: DirNode, name: bytes) -> AnyNode:
+        """Return the node called ``name``. Raises FileNotFoundError."""
+        node = parent.children.get(name)
+        if node is not None:
+            return node
+        found = self.view.lookup(parent, name)
+        if found is None:
+            raise error(errno.ENOENT, name)
+        return found[0]
+
+    def remove(self, parent: DirNode, name: bytes, node: AnyNode) -> None:
+        """Remove ``name``, known to be ``node`` and to be removable, leaving a whiteout if a lower layer has it too."""
+        in_upper = self.stands_in_upper(parent, name, node)
+        place = self.copyup.directory(parent).descriptor()
+        self.keep_open(node, last=in_upper)
+        plan = removal(in_upper=in_upper, below=self.view.find_lower(parent, name) is not None)
+        directory = isinstance(node, DirNode)
+        if plan is Removal.REMOVE:
+            self.upper.remove(place, name, is_directory=directory)
+        elif plan is Removal.REPLACE:
+            self.upper.replace_by_whiteout(place, name, is_directory=directory)
+        else:
+            self.upper.write_whiteout(place, name)
+        self.gone(parent, name, node, in_upper=in_upper)
+
+    def stands_in_upper(self, parent: DirNode, name: bytes, node: AnyNode) -> bool:
+        """Tell whether the writable layer itself has this name of ``node``, which an index entry alone does not make so."""
+        if isinstance(node, DirNode):
+            return node.upper is not None
+        if not node.in_upper or node.home is None:
+            return node.in_upper
+        return parent.upper is not None and parent.upper.has(name) and not self.shows_whiteout(parent, name)
+
+    def keep_open(self, node: AnyNode, *, last: bool) -> None:
+        """Before a name goes: keep a descriptor of a file that somebody knows and that would otherwise be out of reach."""
+        if not last or node.lookups <= 0 or node.descriptor >= 0:
+            return
+        directory, name = self.view.place(node)
+        node.descriptor = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+
+    def gone(self, parent: DirNode, name: bytes, node: AnyNode, *, in_upper: bool) -> None:
+        """The layers no longer have ``name``: let the table, the listing and the index of links follow."""
+        if parent.listing is not None:
+            parent.listing.remove(name)
+        others = self.view.nodes.drop_name(node, parent, name)
+        if isinstance(node, DirNode):
+            node.upper, node.lowers, node.seed, node.table, node.listing = None, (), (), None, None
+            return
+        if node.in_upper and not in_upper:
+            self.index.lower_name_gone(node)
+        self.index.drop_if_unused(node)
+        if others and node.descriptor >= 0:
+            os.close(node.descriptor)
+            node.descriptor = -1
+        if node.lookups <= 0:
+            self.view.nodes.forget(node, 0)
+
+    # -- attributes --------------------------------------------------------------------------------------------------
+
+    def change(self, node: AnyNode, *, truncate: bool = False) -> None:
+        """Bring ``node`` into the writable layer because it is about to change. Raises OSError, and Pending if deferring."""
+        if isinstance(node, DirNode):
+            if node.descriptor < 0:
+                self.copyup.directory(node)
+        else:
+            self.copyup.file(node, truncate=truncate)
+
+    def target(self, node: AnyNode) -> tuple[int, bytes, bool]:
+        """Return (directory descriptor, name, whether to follow it) for system calls that change the file's attributes."""
+        if node.descriptor >= 0:
+            return files.AT_FDCWD, files.proc_path(node.descriptor), True
+        return (*self.view.place(node), False)
+
+    def chmod(self, node: AnyNode, mode: int) -> None:
+        """Change the permission bits, set-id bits among them. Raises OSError."""
+        self.change(node)
+        directory, name, follow = self.target(node)
+        if follow:
+            os.chmod(name, mode & _PERMISSIONS)
+        else:
+            files.fchmodat(directory, name, mode)
+
+    def chown(self, node: AnyNode, uid: int, gid: int) -> None:
+        """Change owner and group (-1: leave as it is). Raises OSError."""
+        self.change(node)
+        directory, name, follow = self.target(node)
+        os.chown(name, uid, gid, dir_fd=None if follow else directory, follow_symlinks=follow)
+
+    def utimens(self, node: AnyNode, atime: tuple[int, int], mtime: tuple[int, int]) -> None:
+        """Set times, each (seconds, nanoseconds) or (0, UTIME_NOW or UTIME_OMIT). Raises OSError."""
+        self.change(node)
+        directory, name, follow = self.target(node)
+        files.utimensat(directory, name, atime, mtime, follow=follow)
+
+    def truncate(self, node: Node, size: int, descriptor: int = -1) -> None:
+        """Set the size in bytes; through ``descriptor`` if a writable one is open. Raises OSError."""
+        self.change(node, truncate=size == 0)
+        if descriptor >= 0:
+            os.ftruncate(descriptor, size)
+            return
+        opened = self.open(node, os.O_WRONLY)
+        try:
+            os.ftruncate(opened, size)
+        finally:
+            os.close(opened)
+
+    def open(self, node: Node, flags: int) -> int:
+        """Open the real file behind ``node`` as it stands now, in whichever layer; return the descriptor. Raises OSError."""
+        flags = flags & ~(os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW) | os.O_CLOEXEC
+        if node.descriptor >= 0:
+            return os.open(files.proc_path(node.descriptor), flags)
+        directory, name = self.view.place(node)
+        return os.open(name, flags | os.O_NOFOLLOW, dir_fd=directory)
+
+    def setxattr(self, node: AnyNode, name: bytes, value: bytes, flags: int = 0) -> None:
+        """Set an extended attribute; those of the layer format are stored under an escaped name. Raises OSError."""
+        if name.startswith(ondisk.FUSE_OVERLAYFS_PREFIX):
+            raise error(errno.EPERM, name)
+        self.change(node)
+        if isinstance(node, DirNode) and name == _DEFAULT_ACL.encode():
+            node.default_acl = None
+        os.setxattr(self.view.proc_path(node), ondisk.escape_attribute(name), value, flags, follow_symlinks=node.descriptor >= 0)
+
+    def removexattr(self, node: AnyNode, name: bytes) -> None:
+        """Remove an extended attribute. Raises OSError (ENODATA)."""
+        self.view.getxattr(node, name)
+        self.change(node)
+        if isinstance(node, DirNode) and name == _DEFAULT_ACL.encode():
+            node.default_acl = None
+        os.removexattr(self.view.proc_path(node), ondisk.escape_attribute(name), follow_symlinks=node.descriptor >= 0)

@@ -1,0 +1,225 @@
+"""The table of the files that somebody knows: ids, names, parents, where each one's data is.
+
+A node knows its parent, its name, and its place in a layer, so that a rename moves a link in this table and nothing else.
+A node lives as long as somebody counts on it: the kernel, by its lookups; its children; or an open file. All that a new
+server would need in order to go on is here. This module makes no system call but closing descriptors.
+"""
+
+from __future__ import annotations
+
+import os
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from unionfs.layers.layer import Dir
+    from unionfs.union.listing import Listing
+
+ROOT_ID = 1
+InodeKey = tuple[int, int]
+"""st_dev and st_ino of the real file behind a node."""
+
+
+class Node:
+    """A file that is no directory.
+
+    ``home`` and ``home_name`` say where in a layer it stands when that is not ``parent.upper``/``name``: in a lower
+    layer, or in the index of hard links. ``descriptor`` is kept once the last name is gone (-1 otherwise).
+    """
+
+    __slots__ = ("descriptor", "home", "home_name", "id", "in_upper", "ino", "links", "lookups", "name", "opened", "parent")
+
+    is_directory = False
+
+    def __init__(self, node_id: int, parent: DirNode, name: bytes, ino: int) -> None:
+        self.id = node_id
+        self.parent: DirNode | None = parent
+        self.name = name
+        self.ino = ino
+        self.lookups = 0
+        self.home: Dir | None = None
+        self.home_name = name
+        self.in_upper = True
+        self.descriptor = -1
+        self.opened: object | None = None  # what the transport knows of its open handles
+        self.links: Links | None = None
+
+
+class Links:
+    """What is known of a file with several names: which they are, its keys in the table, and how its links are counted.
+
+    ``delta`` is what to add to the real file's st_nlink: names that stand in lower layers alone, minus the index's link.
+    """
+
+    __slots__ = ("delta", "keys", "names")
+
+    def __init__(self) -> None:
+        self.keys: set[InodeKey] = set()
+        self.names: set[tuple[DirNode, bytes]] = set()
+        self.delta = 0
+
+
+class DirNode:
+    """A directory: ``upper`` is its part in the writable layer, ``lowers`` its parts below, topmost first.
+
+    ``lowers`` is None until somebody enters the directory. ``table`` remembers which of several lower parts has a name.
+    """
+
+    __slots__ = (
+        "children",
+        "default_acl",
+        "descriptor",
+        "impure",
+        "id",
+        "ino",
+        "listing",
+        "lookups",
+        "lowers",
+        "name",
+        "parent",
+        "seed",
+        "table",
+        "upper",
+    )
+
+    is_directory = True
+
+    def __init__(self, node_id: int, parent: DirNode | None, name: bytes, ino: int) -> None:
+        self.id = node_id
+        self.parent = parent
+        self.name = name
+        self.ino = ino
+        self.lookups = 0
+        self.upper: Dir | None = None
+        self.lowers: tuple[Dir, ...] | None = None
+        self.seed: tuple[Dir, ...] = ()  # lower parts found on the way, before opaqueness has been asked for
+        self.children: dict[bytes, AnyNode] = {}
+        self.table: dict[bytes, int | tuple[int, ...]] | None = None
+        self.listing: Listing | None = None
+        self.default_acl: bool | None = None  # None: not asked yet
+        self.descriptor = -1
+        self.impure = False  # whether overlay.impure is known to stand
+
+    def path(self) -> bytes:
+        """Return the absolute path in the merged tree, as it is now."""
+        return _path(self)
+
+
+AnyNode = Node | DirNode
+
+
+def _path(node: AnyNode) -> bytes:
+    names: list[bytes] = []
+    place: AnyNode = node
+    while place.parent is not None:
+        names.append(place.name)
+        place = place.parent
+    return b"/" + b"/".join(reversed(names))
+
+
+class NodeTable:
+    """All nodes by id, and those with several names by the real file behind them."""
+
+    __slots__ = ("_next", "by_id", "by_key", "root")
+
+    def __init__(self, root: DirNode) -> None:
+        self.root = root
+        self.by_id: dict[int, AnyNode] = {ROOT_ID: root}
+        self.by_key: dict[InodeKey, Node] = {}
+        self._next = ROOT_ID + 1
+
+    def new_id(self) -> int:
+        """Return an id that was never used in this table."""
+        node_id = self._next
+        self._next += 1
+        return node_id
+
+    def attach(self, node: AnyNode) -> None:
+        """Enter ``node`` under its id and as a child of its parent."""
+        self.by_id[node.id] = node
+        assert node.parent is not None
+        node.parent.children[node.name] = node
+
+    def share(self, node: Node, key: InodeKey) -> Links:
+        """Let other names of the real file ``key`` find ``node``: it has, or had, more than one."""
+        links = node.links
+        if links is None:
+            links = node.links = Links()
+            if node.parent is not None:
+                links.names.add((node.parent, node.name))
+        links.keys.add(key)
+        self.by_key[key] = node
+        return links
+
+    def add_name(self, node: Node, parent: DirNode, name: bytes) -> None:
+        """Make ``name`` one more name of ``node``, which is shared."""
+        assert node.links is not None
+        node.links.names.add((parent, name))
+        parent.children[name] = node
+        if node.parent is None:
+            node.parent, node.name = parent, name
+
+    def drop_name(self, node: AnyNode, parent: DirNode, name: bytes) -> bool:
+        """Forget one name of ``node``; return whether another one is known. The node itself stays."""
+        parent.children.pop(name, None)
+        names = _names(node)
+        names.discard((parent, name))
+        if not names:
+            node.parent = None
+            return False
+        if (node.parent, node.name) == (parent, name):
+            node.parent, node.name = next(iter(names))
+        return True
+
+    def move(self, node: AnyNode, place: tuple[DirNode, bytes], target: tuple[DirNode, bytes]) -> None:
+        """Give ``node`` the parent and name ``target`` instead of those of ``place``."""
+        parent, name = place
+        if parent.children.get(name) is node:
+            del parent.children[name]
+        names = _names(node)
+        if names:
+            names.discard(place)
+            names.add(target)
+        if (node.parent, node.name) == place:
+            node.parent, node.name = target
+        target[0].children[target[1]] = node
+
+    def exchange(self, node: AnyNode, place: tuple[DirNode, bytes], other: AnyNode, target: tuple[DirNode, bytes]) -> None:
+        """Let two nodes change places."""
+        self.move(node, place, target)
+        self.move(other, target, place)
+
+    def forget(self, node: AnyNode, count: int) -> None:
+        """Take back ``count`` lookups; a node on which nobody counts any longer leaves the table, and so may its parents."""
+        node.lookups -= count
+        waiting: list[AnyNode] = [node]
+        while waiting:
+            current = waiting.pop()
+            if current.lookups <= 0 and current.id != ROOT_ID and not _is_needed(current):
+                waiting.extend(self._remove(current))
+
+    def _remove(self, node: AnyNode) -> list[AnyNode]:
+        """Take ``node`` out of the table; return the parents that it held there."""
+        self.by_id.pop(node.id, None)
+        if node.descriptor >= 0:
+            os.close(node.descriptor)
+            node.descriptor = -1
+        places = _names(node) or ({(node.parent, node.name)} if node.parent is not None else set())
+        for parent, name in places:
+            if parent.children.get(name) is node:
+                del parent.children[name]
+        if isinstance(node, Node) and node.links is not None:
+            for key in node.links.keys:
+                if self.by_key.get(key) is node:
+                    del self.by_key[key]
+        return [parent for parent, _ in places]
+
+
+def _names(node: AnyNode) -> set[tuple[DirNode, bytes]]:
+    """Return the names of a shared file; an empty set for any other node."""
+    if isinstance(node, Node) and node.links is not None:
+        return node.links.names
+    return set()
+
+
+def _is_needed(node: AnyNode) -> bool:
+    return bool(node.children) if isinstance(node, DirNode) else node.opened is not None

@@ -1,0 +1,222 @@
+"""Renames: files, merged directories, exchanges, and what must stay behind so that nothing lower comes to light.
+
+A directory with lower parts keeps them: a redirect says where they are. Where the writable layer's dialect has no
+redirects, the merged tree is copied up whole and moved, so rename(2) never answers EXDEV.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from unionfs import ondisk
+from unionfs.policy import Move, move
+from unionfs.syscalls import files
+from unionfs.union.mutate import Mutations, error
+from unionfs.union.nodes import AnyNode, DirNode, Node
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from unionfs.layers.layer import Dir
+
+Place = tuple[DirNode, bytes]
+"""A directory and a name in it."""
+
+_FLAGS = files.RENAME_NOREPLACE | files.RENAME_EXCHANGE
+
+
+class Renames:
+    """Moves names within the tree that ``edit`` changes."""
+
+    __slots__ = ("edit", "upper", "view")
+
+    def __init__(self, edit: Mutations) -> None:
+        self.edit = edit
+        self.view = edit.view
+        self.upper = edit.upper
+
+    def rename(self, source: Place, target: Place, flags: int = 0) -> None:
+        """Rename ``source`` to ``target``; RENAME_NOREPLACE and RENAME_EXCHANGE as in rename(2). Raises OSError.
+
+        RENAME_WHITEOUT is refused with EINVAL, as overlayfs does: a whiteout is not a file that could show here.
+        """
+        if flags & ~_FLAGS:
+            raise error(errno.EINVAL, source[1])
+        if ondisk.is_reserved_name(target[1]):
+            raise error(errno.EPERM, target[1])
+        node = self.edit.child(*source)
+        found = self.view.lookup(*target)
+        other = found[0] if found is not None else None
+        if flags & files.RENAME_EXCHANGE:
+            if other is None:
+                raise error(errno.ENOENT, target[1])
+            self._exchange(source, node, target, other)
+            return
+        if other is not None and flags & files.RENAME_NOREPLACE:
+            raise error(errno.EEXIST, target[1])
+        if other is not node:
+            self._check_replaceable(node, target[1], other)
+            self._move(source, node, target, other)
+
+    def _check_replaceable(self, node: AnyNode, name: bytes, other: AnyNode | None) -> None:
+        if other is None:
+            return
+        if isinstance(node, DirNode) and not isinstance(other, DirNode):
+            raise error(errno.ENOTDIR, name)
+        if isinstance(other, DirNode):
+            if not isinstance(node, DirNode):
+                raise error(errno.EISDIR, name)
+            if not self.view.is_empty(other):
+                raise error(errno.ENOTEMPTY, name)
+
+    # -- one way -----------------------------------------------------------------------------------------------------
+
+    def _move(self, source: Place, node: AnyNode, target: Place, other: AnyNode | None) -> None:
+        self._bring(source, node)
+        to = self.edit.copyup.directory(target[0])
+        plan = self._plan(source, node, target)
+        if isinstance(node, DirNode):
+            self._prepare_directory(source, node, plan)
+        other_in_upper = other is not None and self.edit.stands_in_upper(*target, other)
+        if other is not None:
+            self.edit.keep_open(other, last=other_in_upper)
+            if isinstance(other, DirNode) and other.upper is not None:
+                self._clear(to, target[1], other.upper)
+        self._rename_on_disk(source, target, to, plan)
+        if other is not None:
+            self.edit.gone(*target, other, in_upper=other_in_upper)
+        self._follow(source, target, node)
+
+    def _plan(self, source: Place, node: AnyNode, target: Place) -> Move:
+        lower = self.view.find_lower(*target)
+        directory = isinstance(node, DirNode)
+        return move(
+            directory=directory,
+            merged=isinstance(node, DirNode) and bool(self.view.enter(node)),
+            below_source=self.view.find_lower(*source) is not None,
+            below_target=lower is not None,
+            target_whiteout=directory and self.edit.shows_whiteout(*target),
+        )
+
+    def _rename_on_disk(self, source: Place, target: Place, to: Dir, plan: Move) -> None:
+        parent, name = source
+        assert parent.upper is not None
+        start, end = parent.upper.descriptor(), to.descriptor()
+        if not self.upper.dialect.device_whiteouts:
+            if plan.whiteout_behind:
+                self.upper.write_whiteout(start, name)  # of no effect while the name itself stands in this layer
+            files.renameat2(start, name, end, target[1])
+            self.upper.remove_whiteout(end, target[1])
+            return
+        flags = files.RENAME_WHITEOUT if plan.whiteout_behind else 0
+        files.renameat2(start, name, end, target[1], files.RENAME_EXCHANGE if plan.exchange else flags)
+        if plan.remove_behind:
+            os.unlink(name, dir_fd=start)
+
+    def _clear(self, parent: Dir, name: bytes, directory: Dir) -> None:
+        """Put an empty opaque directory in the place of one that may hold whiteouts, so that it can be renamed over."""
+        if next(directory.entries(), None) is None:
+            return
+        staged = self.upper.staging_name()
+        os.mkdir(staged, 0o700, dir_fd=self.upper.work)
+        self.upper.mark_opaque(self.upper.work, staged)
+        self.upper.publish(staged, parent.descriptor(), name, files.RENAME_EXCHANGE)
+        directory.close()
+        self.upper.discard(staged)
+        if not self.upper.dialect.device_whiteouts:
+            os.unlink(ondisk.OPAQUE_MARKER, dir_fd=directory.descriptor())
+
+    # -- both ways ---------------------------------------------------------------------------------------------------
+
+    def _exchange(self, source: Place, node: AnyNode, target: Place, other: AnyNode) -> None:
+        if node is other:
+            return
+        self._bring(source, node)
+        self._bring(target, other)
+        for place, moved, end in ((source, node, target), (target, other, source)):
+            if isinstance(moved, DirNode):
+                self._prepare_directory(place, moved, self._plan(place, moved, end))
+        here, there = source[0].upper, target[0].upper
+        assert here is not None and there is not None
+        files.renameat2(here.descriptor(), source[1], there.descriptor(), target[1], files.RENAME_EXCHANGE)
+        self.view.nodes.exchange(node, source, other, target)
+        for moved, place in ((node, target), (other, source)):
+            self._relocate(moved)
+            self._list(place, moved)
+
+    # -- parts -------------------------------------------------------------------------------------------------------
+
+    def _bring(self, place: Place, node: AnyNode) -> None:
+        """See that the writable layer itself has the name ``place`` of ``node``."""
+        if isinstance(node, DirNode):
+            self.edit.copyup.directory(node)
+            return
+        self.edit.copyup.file(node)
+        parent, name = place
+        directory = self.edit.copyup.directory(parent)
+        if not self.edit.stands_in_upper(parent, name, node):
+            staged = self.edit.index.link_out(node)
+            self.upper.publish(staged, directory.descriptor(), name, files.RENAME_NOREPLACE)
+            self.edit.index.lower_name_gone(node)
+
+    def _prepare_directory(self, place: Place, node: DirNode, plan: Move) -> None:
+        """Before a directory moves: tie it to its lower parts, or hide what it would meet at its new name."""
+        assert place[0].upper is not None
+        directory = place[0].upper.descriptor()
+        if plan.redirect and not self._redirect(directory, place[1], node):
+            self._copy_tree(node)
+            self.upper.mark_opaque(directory, place[1])
+        elif plan.opaque:
+            self.upper.mark_opaque(directory, place[1])
+
+    def _redirect(self, directory: int, name: bytes, node: DirNode) -> bool:
+        """Write down where the lower parts of ``node`` are; False if this layer has no way to (overlayfs.rst, "redirect_dir")."""
+        if not self.upper.dialect.redirects:
+            return False
+        path = self.view.enter(node)[0].path()
+        if len(path) > ondisk.REDIRECT_MAX_BYTES:
+            return False
+        return self.upper.mark(directory, name, ondisk.REDIRECT, path)
+
+    def _copy_tree(self, root: DirNode) -> None:
+        """Copy a merged directory up with all that is in it, and let each directory stand by itself."""
+        waiting = [root]
+        order: list[DirNode] = []
+        while waiting:
+            node = waiting.pop()
+            self.edit.copyup.directory(node)
+            order.append(node)
+            for name, _kind, _ino in list(self.view.names(node)):
+                child = self.edit.child(node, name)
+                if isinstance(child, Node):
+                    self._bring((node, name), child)
+                elif self.view.enter(child):
+                    waiting.append(child)
+        for node in reversed(order):
+            self._stand_alone(node)
+
+    def _stand_alone(self, node: DirNode) -> None:
+        """Make a wholly copied directory opaque, and take away the whiteouts that it then must not hold."""
+        assert node.upper is not None and node.upper.parent is not None
+        self.upper.mark_opaque(node.upper.parent.descriptor(), node.upper.name)
+        node.lowers, node.table = (), None
+        self.upper.remove_whiteouts(node.upper)
+
+    def _follow(self, source: Place, target: Place, node: AnyNode) -> None:
+        """The layers have changed: let the table and the listings follow."""
+        self.view.nodes.move(node, source, target)
+        self._relocate(node)
+        if source[0].listing is not None:
+            source[0].listing.remove(source[1])
+        self._list(target, node)
+
+    def _list(self, place: Place, node: AnyNode) -> None:
+        parent, name = place
+        if parent.listing is not None:
+            parent.listing.add(name, self.view.stat(node).st_mode >> 12, node.ino)
+
+    def _relocate(self, node: AnyNode) -> None:
+        """Let a directory's part in the writable layer know its new parent and name."""
+        if isinstance(node, DirNode) and node.upper is not None:
+            assert node.parent is not None and node.parent.upper is not None
+            node.upper.parent, node.upper.name = node.parent.upper, node.name

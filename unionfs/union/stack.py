@@ -1,0 +1,285 @@
+"""Opening a stack: layers, writable layer and workdir, with all that is wrong with them said before anything starts.
+
+Each lower layer is a clone of its mount without what is mounted below it, where the system allows that (open_tree(2)): it
+holds neither /proc nor the stack that is about to be mounted in it. The writable layer and its workdir are locked for as
+long as they are open, so that no second server changes them.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import resource
+
+from unionfs import errors
+from unionfs.layers.layer import DescriptorCache, Layer
+from unionfs.layers.writable import WritableLayer
+from unionfs.syscalls import mounts
+from unionfs.union.copyup import CopyUp
+from unionfs.union.links import LinkIndex
+from unionfs.union.mutate import Mutations
+from unionfs.union.rename import Renames
+from unionfs.union.view import View
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+_MOST_DIRECTORIES = 1024
+_VOLATILE = (b"incompat", b"volatile")
+
+
+class Config:
+    """What to stack: absolute paths, ``lowers`` topmost first; ``volatile`` gives up durability for speed."""
+
+    __slots__ = ("lowers", "upper", "volatile", "workdir")
+
+    def __init__(
+        self,
+        lowers: Sequence[bytes],
+        upper: bytes | None = None,
+        workdir: bytes | None = None,
+        *,
+        volatile: bool = False,
+    ) -> None:
+        self.lowers = [os.path.abspath(path) for path in lowers]
+        self.upper = None if upper is None else os.path.abspath(upper)
+        self.workdir = None if workdir is None else os.path.abspath(workdir)
+        self.volatile = volatile
+
+
+class Stack:
+    """An open stack: ``view`` to read it and, if it is writable, ``edit`` and ``renames`` to change it."""
+
+    __slots__ = ("_base", "config", "edit", "renames", "upper", "view")
+
+    def __init__(self, config: Config, view: View, upper: WritableLayer | None, base: int) -> None:
+        self.config = config
+        self.view = view
+        self.upper = upper
+        self._base = base
+        self.edit: Mutations | None = None
+        self.renames: Renames | None = None
+        if upper is not None:
+            view.index = LinkIndex(view, upper, base)
+            self.edit = Mutations(view, CopyUp(view, upper, view.index))
+            self.renames = Renames(self.edit)
+
+    def close(self) -> None:
+        """Close everything and give the locks back."""
+        self.view.cache.clear()
+        for layer in self.view.lowers:
+            layer.close()
+        if self.view.index is not None:
+            self.view.index.close()
+        if self.upper is not None:
+            if self.config.volatile:
+                _clear_volatile(self.upper.work)
+            self.upper.close()
+            os.close(self._base)
+
+
+def open_stack(config: Config) -> Stack:
+    """Open all that ``config`` names. Raises a LayerError that names the directory and says what to do."""
+    if not config.lowers:
+        raise errors.NoLayers()
+    opened: list[int] = []
+    try:
+        cache = DescriptorCache(_descriptor_budget())
+        upper, base = _open_writable(config, opened, cache) if config.upper is not None else (None, -1)
+        lowers = [_open_lower(path, index + 1, opened, cache) for index, path in enumerate(config.lowers)]
+    except BaseException:
+        for descriptor in opened:
+            os.close(descriptor)
+        raise
+    if upper is not None:
+        hidden = frozenset(_identity(os.fstat(descriptor)) for descriptor in (upper.root.fd, base))
+        for layer in lowers:
+            layer.hidden = hidden
+    return Stack(config, View(lowers, upper, cache), upper, base)
+
+
+def _descriptor_budget() -> int:
+    """Raise this process's limit of descriptors as far as it may go; return how many directories may stay open."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return max(16, min(_MOST_DIRECTORIES, hard // 4))
+
+
+# -- lower layers ----------------------------------------------------------------------------------------------------
+
+
+def open_directory(path: bytes) -> int:
+    """Open a directory that a user named as a layer. Raises LayerError."""
+    try:
+        return os.open(path, _DIRECTORY)
+    except FileNotFoundError:
+        raise errors.LayerMissing(path=path) from None
+    except NotADirectoryError:
+        raise errors.LayerNotDirectory(path=path) from None
+    except OSError as error:
+        raise errors.LayerUnreadable(path=path, reason=error.strerror) from None
+
+
+def _open_lower(path: bytes, index: int, opened: list[int], cache: DescriptorCache) -> Layer:
+    descriptor = clone(open_directory(path))
+    opened.append(descriptor)
+    return Layer(path, descriptor, index, cache)
+
+
+def clone(plain: int) -> int:
+    """Return the same directory opened in a mount of its own, with nothing mounted below it; ``plain`` where that fails."""
+    try:
+        tree = mounts.clone_tree(plain, b"")
+    except OSError:
+        return plain
+    try:
+        cloned = os.open(b".", _DIRECTORY, dir_fd=tree)
+    except OSError:
+        return plain
+    finally:
+        os.close(tree)
+    os.close(plain)
+    return cloned
+
+
+# -- the writable layer and its workdir ------------------------------------------------------------------------------
+
+
+def _open_writable(config: Config, opened: list[int], cache: DescriptorCache) -> tuple[WritableLayer, int]:
+    assert config.upper is not None
+    if config.workdir is None:
+        raise errors.WorkdirMissing(upper=config.upper)
+    top = open_directory(config.upper)
+    opened.append(top)
+    base = open_directory(config.workdir)
+    opened.append(base)
+    _check_writable(config.upper, top)
+    _check_apart(config)
+    _check_same_mount(config, top, base)
+    for descriptor, path in ((top, config.upper), (base, config.workdir)):
+        _lock(descriptor, path)
+    work = _open_work(base, config)
+    opened.append(work)
+    upper = WritableLayer(config.upper, top, work, cache, durable=not config.volatile)
+    if config.volatile:
+        _mark_volatile(work)
+    return upper, base
+
+
+def _check_writable(path: bytes, descriptor: int) -> None:
+    if os.fstatvfs(descriptor).f_flag & os.ST_RDONLY:
+        raise errors.UpperReadOnly(path=path, reason=os.strerror(errno.EROFS))
+    if not os.access(b"/proc/self/fd/%d" % descriptor, os.W_OK | os.X_OK, effective_ids=True):
+        raise errors.UpperReadOnly(path=path, reason=os.strerror(errno.EACCES))
+
+
+def _check_apart(config: Config) -> None:
+    """Refuse layers that contain one another: what is written to one would change the other under way."""
+    assert config.upper is not None and config.workdir is not None
+    relation = relate(config.workdir, config.upper)
+    if relation is not None:
+        raise errors.WorkdirOverlaps(workdir=config.workdir, relation=relation, layer=config.upper)
+    for lower in config.lowers:
+        open_directory_exists(lower)
+        relation = relate(config.upper, lower)
+        if relation is not None and not _in_machine_root(relation, lower):
+            raise errors.UpperOverlapsLower(upper=config.upper, relation=relation, lower=lower)
+        relation = relate(config.workdir, lower)
+        if relation is not None and not _in_machine_root(relation, lower):
+            raise errors.WorkdirOverlaps(workdir=config.workdir, relation=relation, layer=lower)
+
+
+def open_directory_exists(path: bytes) -> None:
+    """Raise the LayerError that fits if ``path`` cannot be a layer."""
+    os.close(open_directory(path))
+
+
+def _in_machine_root(relation: str, lower: bytes) -> bool:
+    """Everything is inside of ``/``: as a layer it is allowed all the same, and then does not show what is written to."""
+    return relation == "is inside" and os.path.realpath(lower) == b"/"
+
+
+def relate(path: bytes, other: bytes) -> str | None:
+    """Return what ``path`` has to do with ``other``, both directories: "is", "is inside", "is above" or None."""
+    chain, other_chain = _ancestors(path), _ancestors(other)
+    if chain[0] == other_chain[0]:
+        return "is"
+    if other_chain[0] in chain:
+        return "is inside"
+    return "is above" if chain[0] in other_chain else None
+
+
+def _ancestors(path: bytes) -> list[tuple[int, int]]:
+    """Return what identifies a directory and those above it, up to the root."""
+    place = os.path.realpath(path)
+    found = []
+    while True:
+        found.append(_identity(os.stat(place)))
+        parent = os.path.dirname(place)
+        if parent == place:
+            return found
+        place = parent
+
+
+def _identity(state: os.stat_result) -> tuple[int, int]:
+    return state.st_dev, state.st_ino
+
+
+def _check_same_mount(config: Config, top: int, base: int) -> None:
+    """See whether a rename leads from the workdir to the writable layer, by trying one of a file that is missing."""
+    try:
+        os.rename(b"#missing", b"#missing", src_dir_fd=base, dst_dir_fd=top)
+    except OSError as error:
+        if error.errno == errno.EXDEV:
+            raise errors.WorkdirElsewhere(workdir=config.workdir, upper=config.upper) from None
+
+
+def _lock(descriptor: int, path: bytes) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise errors.LayerInUse(path=path) from None
+    except OSError:
+        return  # a file system without locks
+
+
+def _open_work(base: int, config: Config) -> int:
+    """Open ``work`` in the workdir, where the kernel's overlayfs has its own as well. Raises LayerError."""
+    try:
+        try:
+            os.mkdir(b"work", 0o700, dir_fd=base)
+        except FileExistsError:
+            os.chmod(b"work", 0o700, dir_fd=base)
+        work = os.open(b"work", _DIRECTORY | os.O_NOFOLLOW, dir_fd=base)
+    except OSError as error:
+        raise errors.UpperReadOnly(path=config.workdir, reason=error.strerror) from None
+    if _is_volatile(work):
+        os.close(work)
+        raise errors.LeftVolatile(workdir=config.workdir, upper=config.upper)
+    return work
+
+
+# -- volatile mounts: overlayfs.rst, "Volatile mount" ----------------------------------------------------------------
+
+
+def _is_volatile(work: int) -> bool:
+    try:
+        os.stat(b"/".join(_VOLATILE), dir_fd=work)
+    except OSError:
+        return False
+    return True
+
+
+def _mark_volatile(work: int) -> None:
+    """Leave a sign that what is written now may be lost in a crash; :meth:`Stack.close` takes it away."""
+    os.mkdir(_VOLATILE[0], 0o700, dir_fd=work)
+    os.mkdir(b"/".join(_VOLATILE), 0o700, dir_fd=work)
+
+
+def _clear_volatile(work: int) -> None:
+    os.rmdir(b"/".join(_VOLATILE), dir_fd=work)
+    os.rmdir(_VOLATILE[0], dir_fd=work)

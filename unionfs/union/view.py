@@ -1,0 +1,444 @@
+"""The merged view: lookup, attributes, listing, and where each name comes from.
+
+The rules are those of the kernel's Documentation/filesystems/overlayfs.rst: the topmost layer that has a name decides;
+directories of one name merge until one of them is opaque; a whiteout ends the search. Nothing here changes a layer.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+
+from unionfs import ondisk
+from unionfs.layers.layer import DT_CHR, DT_DIR, DT_REG, DT_UNKNOWN, Dir, Layer, read_marks
+from unionfs.union.listing import Listing
+from unionfs.union.nodes import ROOT_ID, AnyNode, DirNode, InodeKey, Node, NodeTable
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from unionfs.layers.layer import DescriptorCache, Entry
+    from unionfs.layers.writable import WritableLayer
+    from unionfs.union.links import LinkIndex
+    from unionfs.union.listing import Found
+
+NAME_MAX_BYTES = 255
+_FILESYSTEM_SHIFT = 48
+_S_IFMT = 0o170000
+_S_IFDIR = stat.S_IFDIR
+_S_IFCHR = stat.S_IFCHR
+
+Lower = tuple[Dir, os.stat_result]
+
+
+class View:
+    """The merged tree of ``lowers`` (topmost first) under ``upper``, as nodes."""
+
+    __slots__ = ("_filesystems", "cache", "index", "lowers", "nodes", "upper")
+
+    def __init__(self, lowers: list[Layer], upper: WritableLayer | None, cache: DescriptorCache) -> None:
+        self.lowers = lowers
+        self.upper = upper
+        self.cache = cache
+        self.index: LinkIndex | None = None
+        self._filesystems: dict[int, int] = {}
+        for layer in ([upper] if upper else []) + lowers:
+            self._filesystems.setdefault(layer.dev, len(self._filesystems))
+        self.nodes = NodeTable(self._make_root())
+
+    def _make_root(self) -> DirNode:
+        root = DirNode(ROOT_ID, None, b"", ROOT_ID)
+        root.upper = self.upper.root if self.upper else None
+        root.seed = tuple(layer.root for layer in self.lowers)
+        top = root.upper or root.seed[0]
+        root.ino = self.ino(os.fstat(top.descriptor()))
+        root.lookups = 1
+        return root
+
+    # -- identity ----------------------------------------------------------------------------------------------------
+
+    def ino(self, state: os.stat_result) -> int:
+        """Return the inode number to show for a real file: unique over all file systems of the stack."""
+        return self.map_ino(state.st_dev, state.st_ino)
+
+    def map_ino(self, dev: int, ino: int) -> int:
+        """Return the inode number to show for inode ``ino`` of the file system ``dev``."""
+        index = self._filesystems.get(dev)
+        if index is None:
+            index = self._filesystems[dev] = len(self._filesystems)
+        return ino ^ (index << _FILESYSTEM_SHIFT)
+
+    # -- lookup ------------------------------------------------------------------------------------------------------
+
+    def lookup(self, parent: DirNode, name: bytes) -> tuple[AnyNode, os.stat_result] | None:
+        """Return the node called ``name`` in ``parent`` with its attributes, None where there is none. Raises OSError."""
+        node = parent.children.get(name)
+        if node is not None:
+            return node, self.stat(node)
+        found = self.find(parent, name)
+        if found is None:
+            return None
+        place, state = found
+        if state.st_mode & _S_IFMT == _S_IFDIR:
+            return self._new_directory(parent, name, place, state), state
+        return self._new_file(parent, name, place, state)
+
+    def find(self, parent: DirNode, name: bytes) -> Lower | None:
+        """Return the layer directory whose ``name`` shows in ``parent``, with that file's attributes. Raises OSError."""
+        if len(name) > NAME_MAX_BYTES:
+            raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), name)
+        if name.startswith(ondisk.WHITEOUT_PREFIX):
+            return None
+        upper = parent.upper
+        if upper is None:
+            return self.find_lower(parent, name)
+        try:
+            state = os.stat(name, dir_fd=upper.fd if upper.fd >= 0 else upper.descriptor(), follow_symlinks=False)
+        except FileNotFoundError:
+            found = self.find_lower(parent, name)
+            if found is not None and self._deleted_by_marker(upper, name):
+                return None
+            return found
+        if state.st_rdev == 0 and state.st_mode & _S_IFMT == _S_IFCHR:
+            return None
+        return upper, state
+
+    def find_lower(self, parent: DirNode, name: bytes) -> Lower | None:
+        """Return what ``name`` is in the layers below the writable one, whatever that one says. Raises OSError."""
+        lowers = parent.lowers
+        if lowers is None:
+            lowers = self.enter(parent)
+        if not lowers:
+            return None
+        place = lowers[0]
+        if len(lowers) > 1:
+            table = parent.table
+            if table is None:
+                table = parent.table = self._read_table(lowers)
+            position = table.get(name)
+            if position is None:
+                return None
+            place = lowers[position if isinstance(position, int) else position[0]]
+        try:
+            state = os.stat(name, dir_fd=place.fd if place.fd >= 0 else place.descriptor(), follow_symlinks=False)
+        except FileNotFoundError:
+            return None
+        if state.st_rdev == 0 and state.st_mode & _S_IFMT == _S_IFCHR:
+            return None
+        return place, state
+
+    def _deleted_by_marker(self, upper: Dir, name: bytes) -> bool:
+        marker = ondisk.aufs_whiteout(name)
+        return len(marker) <= NAME_MAX_BYTES and upper.has(marker)
+
+    def _new_directory(self, parent: DirNode, name: bytes, place: Dir, state: os.stat_result) -> DirNode:
+        node = DirNode(self.nodes.new_id(), parent, name, self.ino(state))
+        part = Dir(place.layer, place, name)
+        if place.layer is self.upper:
+            node.upper = part
+            lowers = node.lowers = self._below_upper(node)
+            if lowers:
+                node.ino = self.ino(_stat_dir(lowers[0]))
+        else:
+            node.seed = (part,)
+        self.nodes.attach(node)
+        return node
+
+    def _new_file(
+        self, parent: DirNode, name: bytes, place: Dir, state: os.stat_result
+    ) -> tuple[AnyNode, os.stat_result]:
+        home: Dir | None = None if place.layer is self.upper else place
+        home_name, in_upper = name, home is None
+        if state.st_nlink > 1:
+            copy = self.index.find(place, name, state) if home is not None and self.index is not None else None
+            if copy is not None and self.index is not None:
+                home, in_upper, (home_name, state) = self.index.directory, True, copy
+            shared = self.nodes.by_key.get((state.st_dev, state.st_ino))
+            if shared is not None:
+                self.nodes.add_name(shared, parent, name)
+                return shared, state
+        node = Node(self.nodes.new_id(), parent, name, self.ino(state))
+        node.home, node.home_name, node.in_upper = home, home_name, in_upper
+        self.nodes.attach(node)
+        if in_upper and (parent.impure or home is not None):
+            self._take_origin(node)
+        if state.st_nlink > 1:
+            self.nodes.share(node, (state.st_dev, state.st_ino))
+            if in_upper and self.index is not None:
+                self.index.read_delta(node, state)
+        return node, state
+
+    def _take_origin(self, node: Node) -> None:
+        """Give a copied-up file the inode number of the lower file that it was (overlayfs.rst, "Inode properties")."""
+        value = read_marks(self.proc_path(node)).origin
+        origin = ondisk.decode_origin(value) if value is not None else None
+        if origin is None or origin.ino is None:
+            return
+        for layer in self.lowers:
+            if layer.uuid == origin.uuid:
+                node.ino = self.map_ino(layer.dev, origin.ino)
+                return
+
+    # -- directories -------------------------------------------------------------------------------------------------
+
+    def enter(self, node: DirNode) -> tuple[Dir, ...]:
+        """Return the parts of a directory below the writable layer, topmost first, finding them at the first call."""
+        if node.lowers is None:
+            node.lowers = self._merge_root(node) if node.parent is None else self._merge(node)
+        return node.lowers
+
+    def _merge_root(self, node: DirNode) -> tuple[Dir, ...]:
+        if node.upper is not None:
+            marks = node.upper.marks()
+            node.impure = marks.impure
+            if node.upper.is_opaque(marks):
+                return ()
+        return self._stack(node.seed)
+
+    def _merge(self, node: DirNode) -> tuple[Dir, ...]:
+        if node.upper is not None:
+            return self._below_upper(node)
+        assert node.parent is not None
+        return self._stack(self._candidates(node.parent, node.name), node.parent)
+
+    def _below_upper(self, node: DirNode) -> tuple[Dir, ...]:
+        assert node.upper is not None and node.parent is not None
+        marks = node.upper.parent.marks(node.name) if node.upper.parent is not None else ondisk.NO_MARKS
+        node.impure = marks.impure
+        if marks.redirect is not None:
+            return self._redirected(marks.redirect, node.parent, -1)
+        candidates = self._candidates(node.parent, node.name)
+        if not candidates or node.upper.is_opaque(marks):
+            return ()
+        return self._stack(candidates, node.parent)
+
+    def _candidates(self, parent: DirNode, name: bytes) -> Iterable[Dir]:
+        """Return the lower directories called ``name``, down to the first layer that has something else there."""
+        lowers = self.enter(parent)
+        if len(lowers) < 2:
+            return _directories(lowers, name)
+        if parent.table is None:
+            parent.table = self._read_table(lowers)
+        positions = parent.table.get(name)
+        if positions is None or isinstance(positions, int):
+            return ()
+        return [Dir(lowers[position].layer, lowers[position], name) for position in positions]
+
+    def _stack(self, candidates: Iterable[Dir], parent: DirNode | None = None) -> tuple[Dir, ...]:
+        """Take directories of one name, topmost first, as far as they merge; follow a redirect where one says so."""
+        parts: list[Dir] = []
+        bottom = self.lowers[-1]
+        for part in candidates:
+            if _ends_here(part):
+                break
+            parts.append(part)
+            if part.layer is bottom:
+                break
+            marks = part.marks()
+            if part.is_opaque(marks):
+                break
+            if marks.redirect is not None and parent is not None:
+                parts.extend(self._redirected(marks.redirect, parent, part.layer.index))
+                break
+        return tuple(parts)
+
+    def _redirected(self, redirect: bytes, parent: DirNode, above: int) -> tuple[Dir, ...]:
+        """Return the directories that ``redirect`` names in the layers below number ``above``.
+
+        An absolute redirect starts at the roots of these layers, any other one names a sibling (overlayfs.rst, "redirect_dir").
+        """
+        if not redirect.startswith(b"/"):
+            beside = [part for part in self.enter(parent) if part.layer.index > above]
+            return self._stack(_directories(beside, redirect), parent)
+        parts = tuple(layer.root for layer in self.lowers if layer.index > above)
+        for name in redirect.split(b"/"):
+            if name:
+                parts = self._stack(_directories(parts, name))
+        return parts
+
+    def _read_table(self, lowers: tuple[Dir, ...]) -> dict[bytes, int | tuple[int, ...]]:
+        """Read several merged directories; return for each name which of them has it (all of them, for a directory)."""
+        table: dict[bytes, int | tuple[int, ...]] = {}
+        closed: set[bytes] = set()
+        for position, part in enumerate(lowers):
+            deleted: list[bytes] = []
+            for name, kind, _ino in _typed(part, deleted):
+                known = table.get(name)
+                if known is None:
+                    if name not in closed:
+                        table[name] = (position,) if kind == DT_DIR else position
+                elif isinstance(known, tuple) and name not in closed:
+                    if kind == DT_DIR:
+                        table[name] = (*known, position)
+                    else:
+                        closed.add(name)
+            closed.update(deleted)
+        return table
+
+    # -- listing -----------------------------------------------------------------------------------------------------
+
+    def listing(self, node: DirNode) -> Listing:
+        """Return the names in a directory, read as they are asked for. Raises OSError."""
+        if node.listing is None:
+            node.listing = Listing(self.names(node))
+        return node.listing
+
+    def names(self, node: DirNode) -> Iterator[Found]:
+        """Yield the merged names of a directory once each, with type and inode number (0 where that takes a lookup)."""
+        parts = ((node.upper,) if node.upper is not None else ()) + self.enter(node)
+        seen: set[bytes] | None = set() if len(parts) > 1 else None
+        for part in parts:
+            deleted: list[bytes] = []
+            yield from self._unseen(part, seen, deleted)
+            if seen is not None:
+                seen.update(deleted)
+
+    def _unseen(self, part: Dir, seen: set[bytes] | None, deleted: list[bytes]) -> Iterator[Found]:
+        own = part.layer is self.upper
+        dev = part.layer.dev
+        for name, kind, ino in _typed(part, deleted):
+            if seen is not None:
+                if name in seen:
+                    continue
+                seen.add(name)
+            merged = kind == DT_DIR and seen is not None
+            yield name, kind, 0 if own or merged else self.map_ino(dev, ino)
+
+    def is_empty(self, node: DirNode) -> bool:
+        """Tell whether a directory shows no name, whatever whiteouts it holds. Raises OSError."""
+        return next(self.names(node), None) is None
+
+    # -- attributes --------------------------------------------------------------------------------------------------
+
+    def stat(self, node: AnyNode) -> os.stat_result:
+        """Return the attributes of the real file behind ``node``. Raises OSError."""
+        if node.descriptor >= 0:
+            return os.stat(node.descriptor)
+        if isinstance(node, DirNode):
+            return _stat_dir(node.upper or node.seed[0])
+        home = node.home
+        if home is None:
+            assert node.parent is not None and node.parent.upper is not None
+            home = node.parent.upper
+            return os.stat(node.name, dir_fd=home.fd if home.fd >= 0 else home.descriptor(), follow_symlinks=False)
+        return os.stat(node.home_name, dir_fd=home.fd if home.fd >= 0 else home.descriptor(), follow_symlinks=False)
+
+    def place(self, node: AnyNode) -> tuple[int, bytes]:
+        """Return a directory descriptor and the name in it at which the real file behind ``node`` stands. Raises OSError."""
+        if isinstance(node, DirNode):
+            part = node.upper or node.seed[0]
+            return (part.descriptor(), b".") if part.parent is None else (part.parent.descriptor(), part.name)
+        home = node.home
+        if home is not None:
+            return home.descriptor(), node.home_name
+        if node.parent is None or node.parent.upper is None:
+            raise OSError(errno.ENOENT, os.strerror(errno.ENOENT), node.name)
+        return node.parent.upper.descriptor(), node.name
+
+    def proc_path(self, node: AnyNode) -> bytes:
+        """Return a path to the real file for calls that take no descriptor; follow no link at its end. Raises OSError."""
+        if node.descriptor >= 0:
+            return b"/proc/self/fd/%d" % node.descriptor
+        directory, name = self.place(node)
+        return b"/proc/self/fd/%d/%s" % (directory, name)
+
+    def readlink(self, node: Node) -> bytes:
+        """Return the target of a symbolic link. Raises OSError."""
+        directory, name = self.place(node) if node.descriptor < 0 else (node.descriptor, b"")
+        return os.readlink(name, dir_fd=directory)
+
+    def getxattr(self, node: AnyNode, name: bytes) -> bytes:
+        """Return the value of an extended attribute; those that belong to the format do not exist. Raises OSError."""
+        if name.startswith(ondisk.FUSE_OVERLAYFS_PREFIX):
+            raise OSError(errno.ENODATA, os.strerror(errno.ENODATA), name)
+        return os.getxattr(self.proc_path(node), ondisk.escape_attribute(name), follow_symlinks=node.descriptor >= 0)
+
+    def listxattr(self, node: AnyNode) -> list[bytes]:
+        """Return the names of the extended attributes that a program may see. Raises OSError."""
+        stored = os.listxattr(self.proc_path(node), follow_symlinks=node.descriptor >= 0)
+        shown = (ondisk.unescape_attribute(os.fsencode(name)) for name in stored)
+        return [name for name in shown if name is not None]
+
+    def statfs(self) -> os.statvfs_result:
+        """Return the figures of the file system that is written to, or of the topmost layer's. Raises OSError."""
+        return os.statvfs((self.upper or self.lowers[0]).root.fd)
+
+    def links(self, node: AnyNode, state: os.stat_result) -> int:
+        """Return the st_nlink to show: 1 for a merged directory, as overlayfs does; names in all layers for a file."""
+        if isinstance(node, DirNode):
+            return 1 if node.upper is not None and node.lowers else state.st_nlink
+        return state.st_nlink if node.links is None else state.st_nlink + node.links.delta
+
+    def key(self, state: os.stat_result) -> InodeKey:
+        """Return what identifies a real file."""
+        return state.st_dev, state.st_ino
+
+
+def _stat_dir(part: Dir) -> os.stat_result:
+    if part.fd >= 0:
+        return os.stat(part.fd)
+    assert part.parent is not None
+    return os.stat(part.name, dir_fd=part.parent.descriptor(), follow_symlinks=False)
+
+
+def _directories(parts: Iterable[Dir], name: bytes) -> Iterator[Dir]:
+    """Yield the directories called ``name`` in ``parts``, ending at the first whiteout or file of that name."""
+    for part in parts:
+        try:
+            state = os.stat(name, dir_fd=part.descriptor(), follow_symlinks=False)
+        except FileNotFoundError:
+            if part.has(ondisk.aufs_whiteout(name)):
+                return
+            continue
+        if not stat.S_ISDIR(state.st_mode):
+            return
+        yield Dir(part.layer, part, name)
+
+
+def _ends_here(part: Dir) -> bool:
+    """Tell whether a layer ends at this directory: because something is mounted there (openat2(2)), or it is hidden."""
+    try:
+        descriptor = part.descriptor()
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        return True
+    hidden = part.layer.hidden
+    if not hidden:
+        return False
+    state = os.stat(descriptor)
+    return (state.st_dev, state.st_ino) in hidden
+
+
+def _typed(part: Dir, deleted: list[bytes]) -> Iterator[Entry]:
+    """Yield the names of one layer's directory that show, and add to ``deleted`` those that it hides below itself."""
+    marks: ondisk.Marks | None = None
+    for name, kind, ino in part.entries():
+        if name.startswith(ondisk.WHITEOUT_PREFIX):
+            hidden = ondisk.hidden_by(name)
+            if hidden is not None:
+                deleted.append(hidden)
+            continue
+        if kind == DT_UNKNOWN:
+            kind = stat.S_IFMT(os.stat(name, dir_fd=part.descriptor(), follow_symlinks=False).st_mode) >> 12
+        if kind == DT_CHR and _is_device_whiteout(part, name):
+            deleted.append(name)
+            continue
+        if kind == DT_REG:
+            marks = marks or part.marks()
+            if marks.xattr_whiteouts and _is_xattr_whiteout(part, name):
+                deleted.append(name)
+                continue
+        yield name, kind, ino
+
+
+def _is_device_whiteout(part: Dir, name: bytes) -> bool:
+    state = os.stat(name, dir_fd=part.descriptor(), follow_symlinks=False)
+    return ondisk.is_whiteout(state.st_mode, state.st_rdev)
+
+
+def _is_xattr_whiteout(part: Dir, name: bytes) -> bool:
+    names = os.listxattr(part.proc_path(name), follow_symlinks=False)
+    return any(prefix + ondisk.WHITEOUT in map(os.fsencode, names) for prefix in (ondisk.TRUSTED_PREFIX, ondisk.USER_PREFIX))
