@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import os
 import platform
-import shutil
 import signal
 import sys
 import tempfile
@@ -14,7 +13,7 @@ from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 
-from benchmarks import plot, report, system
+from benchmarks import plot, proc, report, system
 from benchmarks.assets import Assets
 from benchmarks.peers import Peer, choose
 from benchmarks.progress import Progress
@@ -27,6 +26,7 @@ from benchmarks.tracing import Tracer
 from benchmarks.workloads import WORKLOADS
 
 RESULTS = Path(__file__).resolve().parent / "results"
+REMOVE_LIMIT_S = 600.0
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -48,7 +48,7 @@ def main(argv: Sequence[str] = sys.argv[1:]) -> int:
     """Run what the command line asks for; 0, or 1 when a workload failed, 2 for a wrong name, 130 after Ctrl-C."""
     options = parse(argv)
     try:
-        chosen = select(options.only, WORKLOADS.values())
+        chosen = select(options.only, [entry for entry in WORKLOADS.values() if entry.fits(SCALES[options.size])])
         peers = choose([name for name in options.peers.split(",") if name])
     except LookupError as error:
         print(error.args[0], file=sys.stderr)
@@ -61,7 +61,7 @@ def main(argv: Sequence[str] = sys.argv[1:]) -> int:
         return measure(options, chosen, peers, base)
     finally:
         system.unmount_below(base)
-        shutil.rmtree(base)
+        proc.run(["rm", "-rf", "--one-file-system", str(base)], limit_s=REMOVE_LIMIT_S)
 
 
 def show(chosen: Sequence[Workload], peers: Sequence[Peer]) -> int:

@@ -72,7 +72,7 @@ class Peer(ABC):
     package = ""
     program = ""
     copies_up = True
-    mounts = True
+    only: tuple[str, ...] = ()
     variables: ClassVar[dict[str, str]] = {}
 
     def missing(self) -> str | None:
@@ -84,7 +84,7 @@ class Peer(ABC):
     def version(self) -> str:
         """What the program says of itself: the line with its name, for libfuse adds lines of its own."""
         said = _said([self.program, "--version"], {}).splitlines()
-        return next((line for line in said if self.program in line or "version:" in line), "of unknown version")
+        return next((line for line in said if self.program in line), said[0] if said else "of unknown version")
 
     @abstractmethod
     def mount(self, place: Place) -> Mounted:
@@ -94,10 +94,10 @@ class Peer(ABC):
         """The command that mounts and comes back when the mount stands; empty when there is none."""
         return []
 
-    def run_true(self, place: Place) -> list[str]:
-        """The command that runs ``true`` with the stack as its root, over a mount that stands at ``place.root``."""
-        root = str(place.root)
-        return ["bwrap", "--bind", root, "/", "--proc", "/proc", "--dev", "/dev", "--unshare-pid", "--", "/bin/true"]
+    def run_true(self, layers: Sequence[Path], root: Path) -> list[str]:
+        """The command that runs ``true`` with the stack as its root; it is mounted at ``root`` already."""
+        inside = ["--proc", "/proc", "--dev", "/dev", "--unshare-pid"]
+        return ["bwrap", "--bind", str(root), "/", *inside, "--", "/bin/true"]
 
 
 def _said(argv: Sequence[str], variables: Mapping[str, str]) -> str:
@@ -262,8 +262,8 @@ class UnionMount(FusePeer):
     def foreground(self, place: Place) -> list[str]:
         return [*self.start(place), "-f"]
 
-    def run_true(self, place: Place) -> list[str]:
-        lower = [word for layer in place.layers for word in ("--lower", str(layer))]
+    def run_true(self, layers: Sequence[Path], root: Path) -> list[str]:
+        lower = [word for layer in layers for word in ("--lower", str(layer))]
         return [*self._command(), "run", *lower, "--", "/bin/true"]
 
 
@@ -271,7 +271,7 @@ class Podman(Peer):
     """podman with fuse-overlayfs as its mount program: it takes part in starting a process alone."""
 
     name = program = package = "podman"
-    mounts = False
+    only = ("run-true",)
 
     def missing(self) -> str | None:
         return super().missing() or FuseOverlayfs().missing()
@@ -279,11 +279,11 @@ class Podman(Peer):
     def mount(self, place: Place) -> Mounted:
         return Mounted(place.root)
 
-    def run_true(self, place: Place) -> list[str]:
-        base = place.layers[0].parent
+    def run_true(self, layers: Sequence[Path], root: Path) -> list[str]:
+        base = layers[0].parent
         storage = ["--root", str(base / "podman"), "--runroot", str(base / "podman-run"), "--storage-driver", "overlay",
                    "--storage-opt", f"overlay.mount_program={shutil.which(FuseOverlayfs.program)}"]
-        run = ["run", "--rm", "--network=none", "--cgroups=disabled", "--rootfs", f"{place.layers[0]}:O", "/bin/true"]
+        run = ["run", "--rm", "--network=none", "--cgroups=disabled", "--rootfs", f"{layers[0]}:O", "/bin/true"]
         return [self.program, "--cgroup-manager=cgroupfs", *storage, *run]
 
 

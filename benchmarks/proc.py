@@ -6,6 +6,7 @@ the benchmark. This module knows nothing of mounts or peers.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import select
 import signal
@@ -22,6 +23,10 @@ ERROR_CHARS = 400
 
 class StepFailed(Exception):
     """A command of the benchmark failed, took too long or gave a wrong answer."""
+
+
+class Skip(Exception):
+    """A peer or this machine cannot do a workload; the message says why, and what to install if that helps."""
 
 
 class Done(NamedTuple):
@@ -75,7 +80,7 @@ def run(argv: Sequence[str], *, limit_s: float, cwd: Path | None = None, env: Ma
 
     Raises :class:`StepFailed` when a copy exits non-zero or the time limit (seconds, for all of them) has passed.
     """
-    with open(os.memfd_create("out"), "w+b", 0) as out, open(os.memfd_create("err"), "w+b", 0) as err:
+    with _memory() as out, _memory() as err:
         commands = [[word.replace("{i}", str(number)) for word in argv] for number in range(copies)]
         started = time.monotonic()
         processes: list[subprocess.Popen[bytes]] = []
@@ -88,18 +93,29 @@ def run(argv: Sequence[str], *, limit_s: float, cwd: Path | None = None, env: Ma
             for process in processes:
                 if process.returncode is None:
                     kill(process)
-        _judge(argv, processes, all(ended), limit_s, err)
-        out.seek(0)
-        return Done(seconds, out.read())
+        said = _content(err) or _content(out)[-ERROR_CHARS:]
+        _judge(argv, processes, said, None if all(ended) else limit_s)
+        return Done(seconds, _content(out))
 
 
-def _judge(argv: Sequence[str], processes: Sequence[subprocess.Popen[bytes]], ended: bool, limit_s: float,
-           err: IO[bytes]) -> None:
-    """Raise what went wrong, with the end of what the command said."""
-    if not ended:
-        raise StepFailed(f"{Path(argv[0]).name}: no answer in {limit_s:.0f} s")
+def _memory() -> IO[bytes]:
+    """A file in memory for the output of several processes; without O_APPEND they would overwrite each other's."""
+    descriptor = os.memfd_create("output")
+    fcntl.fcntl(descriptor, fcntl.F_SETFL, os.O_APPEND)
+    return open(descriptor, "w+b", 0)
+
+
+def _content(file: IO[bytes]) -> bytes:
+    file.seek(0)
+    return file.read()
+
+
+def _judge(argv: Sequence[str], processes: Sequence[subprocess.Popen[bytes]], said: bytes,
+           passed_s: float | None) -> None:
+    """Raise what went wrong, with the end of what the command said; ``passed_s`` is the time limit if it has passed."""
+    if passed_s is not None:
+        raise StepFailed(f"{Path(argv[0]).name}: no answer in {passed_s:.0f} s")
     codes = [process.returncode for process in processes if process.returncode]
     if codes:
-        err.seek(0)
-        said = err.read()[-ERROR_CHARS:].decode(errors="replace").strip()
-        raise StepFailed(f"{' '.join(argv)[:120]}: exit status {codes[0]}: {said}")
+        last = said[-ERROR_CHARS:].decode(errors="replace").strip().replace("\n", "; ")
+        raise StepFailed(f"{' '.join(argv)[:ERROR_CHARS // 3]}: exit status {codes[0]}: {last}")

@@ -6,6 +6,8 @@ import fnmatch
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, NamedTuple
 
+from benchmarks.scale import Scale
+
 if TYPE_CHECKING:
     from benchmarks.site import Site
 
@@ -13,18 +15,25 @@ if TYPE_CHECKING:
 
 
 class Row(NamedTuple):
-    """One line of the result: its name, its unit, and which bar against the kernel's overlayfs holds for it."""
+    """One line of the result: its name, its bar against the kernel's overlayfs, its unit, what it may be at most."""
 
     name: str
     bar: str = ""
     unit: str = "s"
+    limit: float | None = None
+
+
+def always(_scale: Scale) -> bool:
+    """A workload that is part of every run."""
+    return True
 
 
 class Workload(NamedTuple):
     """A piece of work: the function that does it on a site, and the rows that it measures.
 
     ``stack`` names the tree it works on, ``changes`` the parts of that tree (besides ``new``) that it may change.
-    ``copies_up`` is true when it changes or removes what a lower layer holds, which mergerfs cannot do.
+    ``copies_up`` is true when it changes or removes what a lower layer holds, which mergerfs cannot do; ``mounted`` is
+    false when it mounts for itself; ``fits`` tells whether it belongs into a run of some scale.
     """
 
     name: str
@@ -34,6 +43,8 @@ class Workload(NamedTuple):
     stack: str = "tree"
     changes: tuple[str, ...] = ()
     copies_up: bool = False
+    mounted: bool = True
+    fits: Callable[[Scale], bool] = always
 
 
 # Time relative to the kernel's overlayfs that is still good, by kind of row.
@@ -43,10 +54,11 @@ WORKLOADS: dict[str, Workload] = {}
 
 
 def workload(name: str, group: str, *rows: Row, stack: str = "tree", changes: tuple[str, ...] = (),
-             copies_up: bool = False) -> Callable[[Body], Body]:
+             copies_up: bool = False, mounted: bool = True,
+             fits: Callable[[Scale], bool] = always) -> Callable[[Body], Body]:
     """Enter the decorated function into the table."""
     def enter(body: Body) -> Body:
-        add(Workload(name, group, rows, body, stack, changes, copies_up))
+        add(Workload(name, group, rows, body, stack, changes, copies_up, mounted, fits))
         return body
     return enter
 

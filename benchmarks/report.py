@@ -145,6 +145,10 @@ def missed(result: Result, peer: str) -> list[str]:
             lines.append(_slow(peer, row.name, 1 / fuse.median, FASTER_THAN_FUSE))
         if row.bar in BARS and kernel and kernel.median > BARS[row.bar]:
             lines.append(f"- {peer}, {row.name}: {kernel.median:.2f} times {KERNEL_REFERENCE}, not {BARS[row.bar]}")
+        samples = result.samples(row.name, peer)
+        if samples and row.limit is not None and median(samples) > row.limit:
+            found, limit = figure(median(samples), row.unit), figure(row.limit, row.unit)
+            lines.append(f"- {peer}, {row.name}: {found}, not {limit}")
     mean = result.geomean(peer, FUSE_REFERENCE)
     if mean and 1 / mean[0] < GEOMEAN_FASTER:
         lines.append(_slow(peer, "geometric mean", 1 / mean[0], GEOMEAN_FASTER))

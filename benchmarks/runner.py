@@ -6,6 +6,7 @@ what is compared was measured close together in time.
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -13,7 +14,7 @@ from typing import NamedTuple
 from benchmarks import proc
 from benchmarks.peers import Peer
 from benchmarks.registry import Workload
-from benchmarks.site import Setting, Site, Skip
+from benchmarks.site import Setting, Site
 from benchmarks.tracing import Tracer
 
 
@@ -38,8 +39,8 @@ class Runner:
 
     def __init__(self, peers: Sequence[Peer], workloads: Sequence[Workload], setting: Setting,
                  tell: Callable[[str, float], None]) -> None:
-        self.peers = peers
-        self.workloads = workloads
+        pairs = itertools.product(workloads, peers)
+        self.pairs = [(entry, peer) for entry, peer in pairs if not peer.only or entry.name in peer.only]
         self.setting = setting
         self.tell = tell
         self.outcome = Outcome({}, {}, {}, {})
@@ -47,18 +48,18 @@ class Runner:
 
     def run(self, rounds: int, deadline: float | None) -> None:
         """All rounds, or as many cells as begin before the deadline (seconds of the monotonic clock)."""
-        cells = [(number, entry, peer) for number in range(rounds) for entry in self.workloads for peer in self.peers]
+        cells = [(number, entry, peer) for number in range(rounds) for entry, peer in self.pairs]
         for done, (number, entry, peer) in enumerate(cells):
             if deadline is not None and time.monotonic() > deadline:
                 break
             self.tell(f"round {number + 1}/{rounds}: {entry.name} on {peer.name}", done / len(cells))
             self._cell(entry, peer)
-            self.rounds_done = (done + 1) // (len(self.workloads) * len(self.peers))
+            self.rounds_done = (done + 1) // len(self.pairs)
 
     def count(self, tracer: Tracer) -> None:
         """One more round that is not timed: the FUSE requests of every row."""
-        for done, (entry, peer) in enumerate((entry, peer) for entry in self.workloads for peer in self.peers):
-            self.tell(f"counting: {entry.name} on {peer.name}", done / len(self.workloads) / len(self.peers))
+        for done, (entry, peer) in enumerate(self.pairs):
+            self.tell(f"counting: {entry.name} on {peer.name}", done / len(self.pairs))
             site = self._work(entry, peer, tracer)
             found = {Key(row, peer.name): counts for row, counts in site.requests.items() if counts}
             self.outcome.requests.update(found)
@@ -76,7 +77,7 @@ class Runner:
             return site
         try:
             _perform(site)
-        except Skip as reason:
+        except proc.Skip as reason:
             self.outcome.skipped[key] = str(reason)
         except proc.StepFailed as reason:
             self.outcome.failed[key] = str(reason)
@@ -86,9 +87,9 @@ class Runner:
 def _perform(site: Site) -> None:
     """Mount, work, unmount; whatever happens in between, the mounts are gone at the end."""
     if site.entry.copies_up and not site.peer.copies_up:
-        raise Skip("has no copy-up")
+        raise proc.Skip("has no copy-up")
     try:
-        if site.peer.mounts:
+        if site.entry.mounted:
             site.mount()
         site.entry.body(site)
     except proc.StepFailed:

@@ -48,14 +48,14 @@ QUICK = FULL._replace(
     name="quick", budget_s=270.0, limit_s=30, files=6_000, untar_files=1_000, git_commits=40, git_files=300,
     modules=200, wheels=2, c_files=12, data_bytes=48 * MIB, random_ops=4_000, fsync_ops=40, sqlite_rows=40,
     copyup_bytes=64 * MIB, layer_counts=(1, 10, 100), dir_entries=(1_000, 10_000), depths=(1, 100),
-    known_files=6_000, stack_counts=(1, 4), shared_bytes=48 * MIB,
+    known_files=6_000, stack_counts=(1, 10), shared_bytes=48 * MIB,
 )
 
 TINY = QUICK._replace(
     name="tiny", rounds=2, budget_s=None, limit_s=20, files=600, untar_files=100, git_commits=5, git_files=40,
     modules=20, wheels=1, c_files=3, data_bytes=4 * MIB, random_ops=200, fsync_ops=5, sqlite_rows=5, processes=3,
-    copyup_bytes=4 * MIB, layer_counts=(1, 10), dir_entries=(100, 1_000), depths=(1, 10), known_files=600,
-    stack_counts=(1, 2), shared_bytes=4 * MIB,
+    copyup_bytes=4 * MIB, layer_counts=(1, 10), dir_entries=(1_000,), depths=(1, 10), known_files=600,
+    stack_counts=(1,), shared_bytes=4 * MIB,
 )
 
 SCALES = {scale.name: scale for scale in (FULL, QUICK, TINY)}

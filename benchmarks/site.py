@@ -25,10 +25,6 @@ if TYPE_CHECKING:
 SERIAL = itertools.count()
 
 
-class Skip(Exception):
-    """This peer or this machine cannot do the workload; the message says why."""
-
-
 class Setting(NamedTuple):
     """What all sites of a run share."""
 
@@ -93,9 +89,9 @@ class Site:
             self.cool()
 
     def cool(self) -> None:
-        """Drop every cache of the machine; raises :class:`Skip` without the right to."""
+        """Drop every cache of the machine; raises :class:`proc.Skip` without the right to."""
         if not system.may_drop_caches():
-            raise Skip("dropping caches needs root")
+            raise proc.Skip("dropping caches needs root")
         system.drop_caches()
 
     def step(self, *argv: str, cwd: Path | None = None, env: Mapping[str, str] | None = None) -> bytes:

@@ -43,7 +43,7 @@ def is_mounted(root: Path) -> bool:
 
 
 def connection(root: Path) -> int | None:
-    """The number of the FUSE connection of a mount point, which is the minor number of its device; None without FUSE."""
+    """The number of the FUSE connection of a mount point: the minor number of its device; None without FUSE."""
     numbers = [mount.minor for mount in mounts() if mount.point == root and mount.kind.startswith("fuse")]
     return numbers[-1] if numbers else None
 
@@ -123,7 +123,7 @@ def descriptors(pids: Iterable[int]) -> int:
 
 
 def mentions(text: str) -> list[int]:
-    """Processes with this word in their command line: how a server in the background is found by its mount point."""
+    """Processes with this word in their command line: how a server in the background is found."""
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit() and int(entry.name) != os.getpid():
