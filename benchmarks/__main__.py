@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -60,6 +61,9 @@ def main(argv: Sequence[str] = sys.argv[1:]) -> int:
     try:
         return measure(options, chosen, peers, base)
     finally:
+        for pid in system.mentions(str(base)):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         system.unmount_below(base)
         proc.run(["rm", "-rf", "--one-file-system", str(base)], limit_s=REMOVE_LIMIT_S)
 

@@ -280,11 +280,16 @@ class Podman(Peer):
         return Mounted(place.root)
 
     def run_true(self, layers: Sequence[Path], root: Path) -> list[str]:
-        base = layers[0].parent
-        storage = ["--root", str(base / "podman"), "--runroot", str(base / "podman-run"), "--storage-driver", "overlay",
+        # podman refuses a runroot of more than fifty characters: its sockets live there.
+        base = layers[0].parents[2]
+        storage = ["--root", str(base / "podman"), "--runroot", str(base / "run"), "--storage-driver", "overlay",
                    "--storage-opt", f"overlay.mount_program={shutil.which(FuseOverlayfs.program)}"]
-        run = ["run", "--rm", "--network=none", "--cgroups=disabled", "--rootfs", f"{layers[0]}:O", "/bin/true"]
-        return [self.program, "--cgroup-manager=cgroupfs", *storage, *run]
+        # crun, the default, refuses the mixed cgroup layout that some machines have.
+        runtime = ["--cgroup-manager=cgroupfs", *(["--runtime=runc"] if shutil.which("runc") else [])]
+        # Its default is to raise limits, which not every root may; these are enough for one process.
+        limits = ["--ulimit=nofile=1024:1024", "--ulimit=nproc=1024:1024"]
+        run = ["run", "--rm", "--network=none", *limits, "--rootfs", f"{layers[0]}:O", "/bin/true"]
+        return [self.program, *runtime, *storage, *run]
 
 
 # The modes of unionmount: the name in the results, and the further words of -o.

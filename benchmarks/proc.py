@@ -62,11 +62,14 @@ def wait(process: subprocess.Popen[bytes], timeout_s: float) -> bool:
         os.close(descriptor)
 
 
-def kill(process: subprocess.Popen[bytes]) -> bool:
-    """Kill the session of a process; False when it does not die, because the kernel has it wait for a file system."""
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    return wait(process, GRACE_S)
+def kill(*processes: subprocess.Popen[bytes]) -> None:
+    """Kill the sessions of processes; those that the kernel has wait for a file system may outlive this."""
+    for process in processes:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    deadline = time.monotonic() + GRACE_S
+    for process in processes:
+        wait(process, deadline - time.monotonic())
 
 
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -90,9 +93,7 @@ def run(argv: Sequence[str], *, limit_s: float, cwd: Path | None = None, env: Ma
             ended = [wait(process, started + limit_s - time.monotonic()) for process in processes]
             seconds = time.monotonic() - started
         finally:
-            for process in processes:
-                if process.returncode is None:
-                    kill(process)
+            kill(*(process for process in processes if process.returncode is None))
         said = _content(err) or _content(out)[-ERROR_CHARS:]
         _judge(argv, processes, said, None if all(ended) else limit_s)
         return Done(seconds, _content(out))

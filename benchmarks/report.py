@@ -107,7 +107,7 @@ def figure(value: float, unit: str) -> str:
     """A value with its unit, to three digits."""
     if unit == "s":
         return f"{value:.3g} s" if value >= 1 else f"{value * 1e3:.3g} ms" if value >= 1e-3 else f"{value * 1e6:.3g} µs"
-    return f"{value:,.0f} {unit}" if value >= 100 else f"{value:.3g} {unit}"
+    return (f"{value:,.0f} {unit}" if value >= 100 else f"{value:.3g} {unit}").strip()
 
 
 def _ratios(result: Result, reference: str, *, faster: bool) -> str:

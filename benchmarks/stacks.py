@@ -108,7 +108,7 @@ def shared(base: Path, scale: Scale, _parameter: str) -> Stack:
 
 @builder
 def image(base: Path, scale: Scale, parameter: str) -> Stack:
-    """The same on a file system of its own, on a loop device: ``xfs`` and ``btrfs`` have reflinks, ``ext4`` has none."""
+    """The same on a file system of its own on a loop device: ``xfs`` and ``btrfs`` have reflinks, ``ext4`` has none."""
     disk = base / "disk"
     with disk.open("wb") as file:
         file.truncate(2 * scale.copyup_bytes + IMAGE_SPARE_BYTES)

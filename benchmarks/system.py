@@ -123,15 +123,15 @@ def descriptors(pids: Iterable[int]) -> int:
 
 
 def mentions(text: str) -> list[int]:
-    """Processes with this word in their command line: how a server in the background is found."""
+    """Processes with this text in their command line: how a server in the background is found."""
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit() and int(entry.name) != os.getpid():
             try:
-                words = (entry / "cmdline").read_bytes().split(b"\0")
+                command = (entry / "cmdline").read_bytes()
             except OSError:
                 continue
-            found += [int(entry.name)] if os.fsencode(text) in words else []
+            found += [int(entry.name)] if os.fsencode(text) in command else []
     return found
 
 
