@@ -56,6 +56,16 @@ class UsageError(UnionfsError):
     exit_status = 2
 
 
+class Retold(UnionfsError):
+    """{text}"""
+
+    # What ended another process: its message, and the exit status that belongs to it.
+
+    def __init__(self, **values: object) -> None:
+        super().__init__(**values)
+        self.exit_status = int(str(values["status"]))  # type: ignore[misc]
+
+
 # Layers
 
 

@@ -346,8 +346,17 @@ def resolve_mountpoint(path: AnyPath) -> bytes:
 def is_mounted(path: AnyPath) -> bool:
     """Tell whether the topmost mount on ``path`` is one of ours (type fuse.unionmount)."""
     resolved = resolve_mountpoint(path)
-    kinds = [mount.kind for mount in mountinfo() if mount.mountpoint == resolved]
-    return bool(kinds) and kinds[-1] == b"fuse." + SUBTYPE.encode()
+    top = topmost(resolved)
+    return top is not None and top.kind == b"fuse." + SUBTYPE.encode()
+
+
+def topmost(mountpoint: bytes) -> Mount | None:
+    """Return the topmost mount on a resolved mountpoint, None if there is none."""
+    found = None
+    for mount in mountinfo():
+        if mount.mountpoint == mountpoint:
+            found = mount
+    return found
 
 
 def check_mountpoint(path: AnyPath) -> bytes:

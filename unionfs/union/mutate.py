@@ -387,19 +387,11 @@ class Mutations:
         if descriptor >= 0:
             os.ftruncate(descriptor, size)
             return
-        opened = self.open(node, os.O_WRONLY)
+        opened = self.view.open(node, os.O_WRONLY)
         try:
             os.ftruncate(opened, size)
         finally:
             os.close(opened)
-
-    def open(self, node: Node, flags: int) -> int:
-        """Open the real file behind ``node`` as it stands now, in whichever layer; return the descriptor. Raises OSError."""
-        flags = flags & ~(os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW) | os.O_CLOEXEC
-        if node.descriptor >= 0:
-            return os.open(files.proc_path(node.descriptor), flags)
-        directory, name = self.view.place(node)
-        return os.open(name, flags | os.O_NOFOLLOW, dir_fd=directory)
 
     def setxattr(self, node: AnyNode, name: bytes, value: bytes, flags: int = 0) -> None:
         """Set an extended attribute; those of the layer format are stored under an escaped name. Raises OSError."""

@@ -67,6 +67,12 @@ class Stack:
             self.edit = Mutations(view, CopyUp(view, upper, view.index))
             self.renames = Renames(self.edit)
 
+    def writable(self) -> Mutations:
+        """Return what changes this stack. Raises OSError (EROFS) where there is no writable layer."""
+        if self.edit is None:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+        return self.edit
+
     def close(self) -> None:
         """Close everything and give the locks back."""
         self.view.cache.clear()
@@ -128,6 +134,15 @@ def _open_lower(path: bytes, index: int, opened: list[int], cache: DescriptorCac
     descriptor = clone(open_directory(path))
     opened.append(descriptor)
     return Layer(path, descriptor, index, cache)
+
+
+def can_clone() -> bool:
+    """Tell whether this process may clone the mount of its root directory; in most user namespaces it may not."""
+    try:
+        os.close(mounts.clone_tree(mounts.AT_FDCWD, b"/"))
+    except OSError:
+        return False
+    return True
 
 
 def clone(plain: int) -> int:

@@ -291,11 +291,13 @@ class View:
         seen: set[bytes] | None = set() if len(parts) > 1 else None
         for part in parts:
             deleted: list[bytes] = []
-            yield from self._unseen(part, seen, deleted)
+            yield from self._unseen(node, part, seen, deleted)
             if seen is not None:
                 seen.update(deleted)
 
-    def _unseen(self, part: Dir, seen: set[bytes] | None, deleted: list[bytes]) -> Iterator[Found]:
+    def _unseen(
+        self, node: DirNode, part: Dir, seen: set[bytes] | None, deleted: list[bytes]
+    ) -> Iterator[Found]:
         own = part.layer is self.upper
         dev = part.layer.dev
         for name, kind, ino in _typed(part, deleted):
@@ -304,7 +306,8 @@ class View:
                     continue
                 seen.add(name)
             merged = kind == DT_DIR and seen is not None
-            yield name, kind, 0 if own or merged else self.map_ino(dev, ino)
+            unsure = merged or (own and (kind == DT_DIR or node.impure))
+            yield name, kind, 0 if unsure else self.map_ino(dev, ino)
 
     def is_empty(self, node: DirNode) -> bool:
         """Tell whether a directory shows no name, whatever whiteouts it holds. Raises OSError."""
@@ -343,6 +346,13 @@ class View:
             return b"/proc/self/fd/%d" % node.descriptor
         directory, name = self.place(node)
         return b"/proc/self/fd/%d/%s" % (directory, name)
+
+    def open(self, node: Node, flags: int) -> int:
+        """Open the real file behind ``node`` as it stands now, in whichever layer; return the descriptor. Raises OSError."""
+        if node.descriptor >= 0:
+            return os.open(b"/proc/self/fd/%d" % node.descriptor, flags | os.O_CLOEXEC)
+        directory, name = self.place(node)
+        return os.open(name, flags | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
 
     def readlink(self, node: Node) -> bytes:
         """Return the target of a symbolic link. Raises OSError."""

@@ -1,0 +1,55 @@
+"""``unionmount``: picks the family of commands, and turns errors into one line and an exit status."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from unionfs import errors
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_COMMANDS = {
+    "mount": "mount",
+    "umount": "umount",
+    "run": "run",
+    "diff": "inspect",
+    "explain": "inspect",
+    "stats": "inspect",
+    "check": "layers",
+    "convert": "layers",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; return its exit status."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        return _dispatch(words)
+    except errors.UnionfsError as error:
+        print(f"unionmount: {error}", file=sys.stderr)
+        return error.exit_status
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 1
+    except OSError as error:
+        print(f"unionmount: {errors.describe_os_error(error)}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def _dispatch(words: list[str]) -> int:
+    if words and words[0] in _COMMANDS:
+        module = _COMMANDS[words[0]]
+        command = getattr(__import__(f"unionfs.cli.{module}", fromlist=["run"]), f"run_{words[0]}")
+        return int(command(words[1:]))
+    from unionfs.cli import mount
+
+    return mount.run_helper(words)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

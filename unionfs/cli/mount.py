@@ -1,0 +1,205 @@
+"""Mounting: the calling convention of fuse-overlayfs and mount helpers, and the same in words.
+
+This module is on the way of every mount, so it parses by hand: argparse alone would take longer than mounting does.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from unionfs import errors
+from unionfs.fuse import mounting, server
+from unionfs.union.stack import Config
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+HELP = """\
+usage: unionmount -o lowerdir=A:B[,upperdir=U,workdir=W][,OPTION...] [SOURCE] MOUNTPOINT
+       unionmount mount --lower A [--lower B ...] [--upper U [--work W]] MOUNTPOINT
+       unionmount umount MOUNTPOINT
+       unionmount run --lower DIR [...] [--upper DIR] [--] [COMMAND ...]
+       unionmount diff MOUNTPOINT | --upper U --lower A [...]
+       unionmount explain PATH
+       unionmount stats MOUNTPOINT
+
+  -o OPTIONS            mount options, as for mount(8) and fuse-overlayfs; '\\:' is a colon within a path
+  -f                    stay in the foreground
+  -d, --debug           stay in the foreground and print every request
+  -V, --version         print the version
+  -h, --help            print this
+  --transport NAME      direct (Linux's /dev/fuse), fusepy (libfuse), or auto
+Without an upper directory the mount is read-only.
+"""
+
+_OURS = ("lowerdir", "upperdir", "workdir")
+#: Words of fuse-overlayfs that ask for what is always so here, or for what only its own machinery has.
+_ACCEPTED = frozenset({"static_nlink", "kernel_cache", "auto_unmount", "nonempty"})
+_ACCEPTED_VALUES = frozenset({"redirect_dir", "timeout", "threaded", "fsync", "fast_ino", "xino", "index", "max_write"})
+
+
+class Request:
+    """What a command line asks for, as it is being read."""
+
+    def __init__(self) -> None:
+        self.words: list[str] = []
+        self.lowers: list[str] = []
+        self.upper: str | None = None
+        self.work: str | None = None
+        self.places: list[str] = []
+        self.foreground = False
+        self.debug = False
+        self.transport = "auto"
+
+
+def run_mount(words: list[str]) -> int:
+    """``unionmount mount``: the options in words."""
+    return _mount(_parse(words))
+
+
+def run_helper(words: list[str]) -> int:
+    """The calling convention of fuse-overlayfs: ``[-f] [-d] -o OPTIONS [SOURCE] MOUNTPOINT``."""
+    if not words:
+        raise errors.UsageError(problem="nothing to do: name a command, or layers and a mountpoint")
+    request = _parse(words)
+    return _mount(request)
+
+
+def _parse(words: list[str]) -> Request:
+    request = Request()
+    rest = iter(words)
+    for word in rest:
+        if word in ("-h", "--help"):
+            print(HELP, end="")
+            raise SystemExit(0)
+        if word in ("-V", "--version"):
+            from unionfs import __version__
+
+            print(f"unionmount: version {__version__}")
+            raise SystemExit(0)
+        if word == "--":
+            request.places.extend(rest)
+        elif word.startswith("-") and len(word) > 1:
+            _flag(request, word, rest)
+        else:
+            request.places.append(word)
+    return request
+
+
+def _flag(request: Request, word: str, rest: Iterator[str]) -> None:
+    """Read one option, and its value from the word itself or the next one."""
+    if word == "-f":
+        request.foreground = True
+    elif word in ("-d", "--debug"):
+        request.debug = request.foreground = True
+    elif word.startswith("-o"):
+        request.words.extend(split_options(word[2:] or _value(word, rest)))
+    else:
+        name, equals, value = word.partition("=")
+        if name not in ("--lower", "--upper", "--work", "--transport"):
+            raise errors.UsageError(problem=f"unknown option '{word}'")
+        value = value if equals else _value(word, rest)
+        if name == "--lower":
+            request.lowers.append(value)
+        else:
+            setattr(request, name[2:], value)
+
+
+def _value(word: str, rest: Iterator[str]) -> str:
+    value = next(rest, None)
+    if value is None:
+        raise errors.UsageError(problem=f"option '{word}' needs a value")
+    return value
+
+
+def split_options(text: str) -> list[str]:
+    r"""Split mount options at commas, but not within double quotes (SELinux contexts) nor at ``\,``."""
+    return _split(text, ",", quotes=True)
+
+
+def split_layers(text: str) -> list[str]:
+    r"""Split the value of ``lowerdir`` at colons; ``\:`` is a colon and ``\\`` a backslash."""
+    return [part.replace("\\:", ":").replace("\\\\", "\\") for part in _split(text, ":", quotes=False)]
+
+
+def _split(text: str, separator: str, *, quotes: bool) -> list[str]:
+    parts, current, quoted, escaped = [], "", False, False
+    for char in text:
+        if escaped:
+            current, escaped = current + ("\\" if char != separator or separator == ":" else "") + char, False
+        elif char == "\\":
+            escaped = True
+        elif char == '"' and quotes:
+            quoted = not quoted
+            current += char
+        elif char == separator and not quoted:
+            parts.append(current)
+            current = ""
+        else:
+            current += char
+    return [*parts, current + ("\\" if escaped else "")]
+
+
+def _mount(request: Request) -> int:
+    named = _take_ours(request)
+    mountpoint = _mountpoint(request)
+    options, unknown = mounting.parse_options(word for word in request.words if not _is_accepted(word))
+    volatile = "volatile" in unknown
+    for word in unknown:
+        if word != "volatile":
+            print(f"unknown argument ignored: {word}", file=sys.stderr)
+    lowers = [os.fsencode(path) for path in request.lowers + named["lowerdir"]]
+    upper, work = _one(request.upper, named["upperdir"]), _one(request.work, named["workdir"])
+    if upper is not None and work is None and request.upper is not None:
+        work = default_workdir(upper)
+    config = Config(lowers, upper, work, volatile=volatile)
+    resolved = mounting.check_mountpoint(mountpoint)
+    service = server.Service(config, resolved, options, request.transport, request.debug)
+    if request.foreground:
+        server.serve(service)
+    else:
+        server.start(service)
+    return 0
+
+
+def default_workdir(upper: bytes) -> bytes:
+    """Return, and make, the workdir that belongs to an upper directory for which none was named: a hidden sibling."""
+    parent, name = os.path.split(os.path.abspath(upper))
+    work = os.path.join(parent, b"." + name + b".unionfs-work")
+    if os.path.isdir(upper):
+        os.makedirs(work, mode=0o700, exist_ok=True)
+    return work
+
+
+def _take_ours(request: Request) -> dict[str, list[str]]:
+    """Take the layers out of the option words."""
+    named: dict[str, list[str]] = {name: [] for name in _OURS}
+    others = []
+    for word in request.words:
+        name, equals, value = word.partition("=")
+        if equals and name in named:
+            named[name] = split_layers(value) if name == "lowerdir" else [value.replace("\\:", ":")]
+        elif word:
+            others.append(word)
+    request.words = others
+    return named
+
+
+def _one(option: str | None, named: list[str]) -> bytes | None:
+    if option is not None:
+        return os.fsencode(option)
+    return os.fsencode(named[0]) if named else None
+
+
+def _is_accepted(word: str) -> bool:
+    return word in _ACCEPTED or word.partition("=")[0] in _ACCEPTED_VALUES
+
+
+def _mountpoint(request: Request) -> bytes:
+    if not request.places:
+        raise errors.UsageError(problem="no mountpoint given")
+    if len(request.places) > 2:
+        raise errors.UsageError(problem=f"'{request.places[2]}' is one argument too many")
+    return os.fsencode(request.places[-1])

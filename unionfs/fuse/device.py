@@ -1,0 +1,219 @@
+"""The loop on /dev/fuse: read a request, have it answered, write the reply; threads for what may block.
+
+One thread reads, dispatches and changes the union. What may wait for a disk (a read that is not cached, a sync, the
+copying of a file's data) runs in a few others, which touch nothing but descriptors of their own. This module does not
+know what a request means. The process that runs it must not use the mount.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import time
+from collections import deque
+from fcntl import ioctl
+
+from unionfs.fuse.dispatch import MAX_WRITE_BYTES, Later
+from unionfs.fuse.wire import abi, replies, requests
+from unionfs.union.copyup import Pending
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from unionfs.fuse.dispatch import Buffers, Dispatcher, Reply
+    from unionfs.union.copyup import CopyJob
+
+_BUFFER_BYTES = MAX_WRITE_BYTES + 8192
+_WORKERS = 4
+_SPIN_NS = 100_000
+#: Errors of read(2) on the device that mean "go on": see fuse_dev_do_read in fs/fuse/dev.c.
+_AGAIN = (errno.EINTR, errno.ENOENT, errno.EAGAIN)
+
+
+class PassthroughBacking:
+    """Registers real files with the kernel (FUSE_DEV_IOC_BACKING_OPEN, Linux 6.9, CAP_SYS_ADMIN)."""
+
+    __slots__ = ("_device",)
+
+    def __init__(self, device: int) -> None:
+        self._device = device
+
+    def open(self, descriptor: int) -> int:
+        """Return a backing id for an open file. Raises OSError where the kernel refuses it."""
+        return ioctl(self._device, abi.FUSE_DEV_IOC_BACKING_OPEN, bytearray(abi.BACKING_MAP.pack(descriptor, 0)))
+
+    def close(self, backing_id: int) -> None:
+        """Give a backing id back."""
+        ioctl(self._device, abi.FUSE_DEV_IOC_BACKING_CLOSE, backing_id.to_bytes(4, "little"))
+
+
+class Workers:
+    """A few threads, started when the first work comes; each piece of work answers by itself."""
+
+    __slots__ = ("_queue", "_started")
+
+    def __init__(self) -> None:
+        self._started = 0
+        self._queue: deque[Callable[[], None]] | None = None
+
+    def submit(self, work: Callable[[], None]) -> None:
+        """Run ``work`` in another thread, soon."""
+        import queue
+        import threading
+
+        if self._queue is None:
+            self._queue = queue.SimpleQueue()  # type: ignore[assignment]
+        self._queue.put(work)  # type: ignore[union-attr]
+        if self._started < _WORKERS:
+            self._started += 1
+            threading.Thread(target=_work, args=(self._queue,), daemon=True).start()
+
+
+class Server:
+    """Serves one connection until it is unmounted. ``report`` gets the text of what should never have happened."""
+
+    def __init__(self, device: int, dispatcher: Dispatcher, report: Callable[[str], None]) -> None:
+        self.device = device
+        self.dispatcher = dispatcher
+        self.report = report
+        self.errors = 0
+        self._workers = Workers()
+        self._done: deque[CopyJob] = deque()
+        self._waiting: dict[int, list[bytes]] = {}
+        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._poll = select.poll()
+        self._poll.register(device, select.POLLIN)
+        self._poll.register(self._wake, select.POLLIN)
+        self._buffer = bytearray(_BUFFER_BYTES)
+        self._spin_ns = _SPIN_NS if len(os.sched_getaffinity(0)) > 1 else 0
+        os.set_blocking(device, False)
+
+    def run(self) -> None:
+        """Answer requests until the connection ends."""
+        read, device, buffers, buffer = os.readv, self.device, [self._buffer], self._buffer
+        cache = self.dispatcher.view.cache
+        while not self.dispatcher.ended:
+            try:
+                length = read(device, buffers)
+            except OSError as error:
+                if error.errno == errno.ENODEV:
+                    return
+                if error.errno not in _AGAIN:
+                    raise
+                if error.errno == errno.EAGAIN:
+                    self._wait()
+                    self._finish_jobs()
+                continue
+            self._answer(buffer, length)
+            if self._done:
+                self._finish_jobs()
+            if len(cache.opened) > cache.limit:
+                cache.trim()
+
+    def stop(self) -> None:
+        """End :meth:`run` soon, from a signal handler."""
+        self.dispatcher.ended = True
+        os.eventfd_write(self._wake, 1)
+
+    def statistics(self) -> dict[str, object]:
+        """Return what was asked of this server so far: requests by name, nodes known, errors that are bugs."""
+        counts = {requests.OPCODES[code].name: count for code, count in enumerate(self.dispatcher.counts) if count}
+        return {"requests": counts, "nodes": len(self.dispatcher.nodes.by_id), "errors": self.errors}
+
+    # -- waiting -----------------------------------------------------------------------------------------------------
+
+    def _wait(self) -> None:
+        """Spin for a short while after the last request, which saves two wake-ups; then sleep until there is work."""
+        poll, now = self._poll.poll, time.perf_counter_ns
+        deadline = now() + self._spin_ns
+        ready = poll(0)
+        while not ready:
+            ready = poll(0) if now() < deadline else poll()
+        if ready[-1][0] == self._wake:
+            os.eventfd_read(self._wake)
+
+    # -- answering ---------------------------------------------------------------------------------------------------
+
+    def _answer(self, buffer: bytearray, length: int) -> None:
+        request = self.dispatcher.decode(buffer, length)
+        try:
+            reply = self.dispatcher.handle(request)
+        except Pending as pending:
+            self._queue_copy(pending.job, bytes(memoryview(buffer)[:length]))
+            return
+        except Exception:
+            self._bug(request)
+            reply = replies.error(request.unique, errno.EIO)
+        if isinstance(reply, Later):
+            self._workers.submit(lambda: self._run_later(request.unique, reply))
+        elif reply is not None:
+            self._send(reply)
+
+    def _send(self, reply: bytes | Buffers) -> None:
+        try:
+            if isinstance(reply, tuple):
+                os.writev(self.device, reply)
+            else:
+                os.write(self.device, reply)
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ENODEV):  # interrupted, or unmounted: nobody waits any longer
+                raise
+
+    def _bug(self, request: object) -> None:
+        import traceback
+
+        self.errors += 1
+        self.report(f"{request!r}\n{traceback.format_exc()}")
+
+    # -- what blocks -------------------------------------------------------------------------------------------------
+
+    def _run_later(self, unique: int, later: Later) -> None:
+        """In a worker: do the work and answer."""
+        reply: Reply
+        try:
+            reply = later.run()
+        except OSError as error:
+            reply = self.dispatcher.failure(unique, error)
+        except Exception:
+            self._bug(unique)
+            reply = replies.error(unique, errno.EIO)
+        self._send(reply)
+
+    def _queue_copy(self, job: CopyJob, message: bytes) -> None:
+        """Let a worker copy a file up; ``message`` is handled once more when that is done."""
+        waiting = self._waiting.get(job.node.id)
+        if waiting is not None:
+            waiting.append(message)
+            return
+        self._waiting[job.node.id] = [message]
+        self._workers.submit(lambda: self._copy(job))
+
+    def _copy(self, job: CopyJob) -> None:
+        """In a worker: copy, and wake the loop."""
+        job.run()
+        self._done.append(job)
+        os.eventfd_write(self._wake, 1)
+
+    def _finish_jobs(self) -> None:
+        """Publish the copies that are done, and handle again the requests that waited for them."""
+        while self._done:
+            self._finish(self._done.popleft())
+
+    def _finish(self, job: CopyJob) -> None:
+        waiting = self._waiting.pop(job.node.id)
+        edit = self.dispatcher.stack.writable()
+        try:
+            edit.copyup.finish(job)
+        except OSError as error:
+            for message in waiting:
+                self._send(self.dispatcher.failure(abi.IN_HEADER.unpack_from(message)[2], error))
+            return
+        for message in waiting:
+            self._answer(bytearray(message), len(message))
+
+
+def _work(queue: deque[Callable[[], None]]) -> None:
+    while True:
+        queue.get()()  # type: ignore[attr-defined]

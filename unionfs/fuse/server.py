@@ -1,0 +1,247 @@
+"""The server process: opens the stack, mounts, serves, and says "mounted" or why not to the process that started it.
+
+It is always a process of its own, forked from one that then only waits. In the background it keeps no descriptor of the
+one who called, least of all standard error: a caller that reads it to its end would wait for ever.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import signal
+import sys
+from typing import NamedTuple
+
+from unionfs import errors
+from unionfs.fuse import mounting
+from unionfs.fuse.device import PassthroughBacking, Server
+from unionfs.fuse.dispatch import Dispatcher
+from unionfs.syscalls import mounts, process
+from unionfs.union import stack as stacks
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import NoReturn
+
+    from unionfs.fuse.mounting import Mount, MountOptions
+    from unionfs.fuse.wire.requests import Request
+    from unionfs.union.stack import Config, Stack
+
+_MOUNTED = b"+"
+_GC_THRESHOLD = 200_000
+
+
+class Service(NamedTuple):
+    """What to serve: the stack, where, and how."""
+
+    config: Config
+    mountpoint: bytes
+    options: MountOptions
+    transport: str = "auto"
+    debug: bool = False
+    passthrough: bool = True
+
+
+def start(service: Service) -> int:
+    """Start a server in the background; return its process id once the mount answers. Raises UnionfsError."""
+    check(service)
+    reading, writing = os.pipe2(os.O_CLOEXEC)
+    child = os.fork()
+    if child == 0:
+        os.close(reading)
+        _run_background(service, writing)
+    os.close(writing)
+    with open(reading, "rb") as stream:
+        told = stream.read()
+    if told == _MOUNTED:
+        return child
+    os.waitpid(child, 0)
+    raise _retold(told, service)
+
+
+def serve(service: Service) -> None:
+    """Serve in this very process until the mount ends. Raises UnionfsError if it cannot be mounted."""
+    check(service)
+    _serve(service, lambda: None, lambda text: print(text, file=sys.stderr))
+
+
+def check(service: Service) -> None:
+    """See that a stack can be mounted there at all. Raises MountError."""
+    config = service.config
+    mounting.check_mountpoint(service.mountpoint)
+    held = [config.upper, config.workdir] if stacks.can_clone() else [*config.lowers, config.upper, config.workdir]
+    for layer in held:
+        if layer is None or not os.path.isdir(layer):
+            continue
+        relation = stacks.relate(service.mountpoint, layer)
+        if relation in ("is", "is inside"):
+            raise errors.MountpointInLayer(mountpoint=service.mountpoint, relation=relation, layer=layer)
+
+
+def _retold(told: bytes, service: Service) -> errors.UnionfsError:
+    """Make the exception anew that ended the server before it was mounted."""
+    if not told:
+        return errors.ServerDied(mountpoint=service.mountpoint, reason="it ended without a word")
+    return errors.Retold(**json.loads(told))
+
+
+def _run_background(service: Service, report: int) -> NoReturn:
+    """In the child: serve, and exit without running anything of the parent's."""
+    status = 1
+    try:
+        os.setsid()
+        _close_inherited(report)
+
+        def ready() -> None:
+            os.write(report, _MOUNTED)
+            os.close(report)
+
+        _serve(service, ready, _log)
+        status = 0
+    except errors.UnionfsError as error:
+        os.write(report, json.dumps({"text": str(error), "status": error.exit_status}).encode())
+    except OSError as error:
+        os.write(report, json.dumps({"text": errors.describe_os_error(error), "status": 1}).encode())
+    except BaseException:
+        import traceback
+
+        _log(traceback.format_exc())
+    finally:
+        os._exit(status)
+
+
+def _close_inherited(keep: int) -> None:
+    """Close what the caller left open, and point the standard streams nowhere."""
+    null = os.open("/dev/null", os.O_RDWR)
+    for stream in (0, 1, 2):
+        os.dup2(null, stream)
+    for name in os.listdir("/proc/self/fd"):
+        descriptor = int(name)
+        if descriptor > 2 and descriptor != keep:
+            try:
+                os.close(descriptor)
+            except OSError:
+                pass  # the directory that was just listed
+
+
+def _log(text: str) -> None:
+    """Write to the system log what a user should report."""
+    import syslog
+
+    syslog.openlog("unionmount")
+    for line in text.splitlines():
+        syslog.syslog(syslog.LOG_ERR, line)
+
+
+def _serve(service: Service, ready: Callable[[], None], report: Callable[[str], None]) -> None:
+    if _transport(service) == "fusepy":
+        from unionfs.fuse import fusepy_adapter
+
+        fusepy_adapter.serve(service.config, service.mountpoint, service.options, debug=service.debug, ready=ready)
+        return
+    os.umask(0)
+    stack = _open_isolated(service.config)
+    try:
+        device = mounting.acquire(service.mountpoint, _with_read_only(service, stack))
+        _serve_device(service, stack, device, ready, report)
+    finally:
+        stack.close()
+
+
+def _transport(service: Service) -> str:
+    """Return how to reach the kernel: directly wherever there is a /dev/fuse, otherwise through fusepy."""
+    if service.transport != "auto":
+        return service.transport
+    return "direct" if sys.platform == "linux" else "fusepy"
+
+
+def _with_read_only(service: Service, stack: Stack) -> MountOptions:
+    options = service.options
+    if stack.edit is None:
+        options = options._replace(flags=options.flags | mounts.MS_RDONLY)
+    return options
+
+
+def _open_isolated(config: Config) -> Stack:
+    """Open the stack such that nothing mounted later can show in it, our own mount least of all.
+
+    Layers are clones of their mounts where this process may make them. In a user namespace it may not, for a mount with
+    locked children; there the stack is opened in a mount namespace that nobody else sees and that is left right away.
+    """
+    if stacks.can_clone() or not process.has_capability(process.CAP_SYS_ADMIN):
+        return stacks.open_stack(config)
+    home = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+    directory = os.open(".", os.O_PATH | os.O_CLOEXEC)
+    try:
+        process.unshare(process.CLONE_NEWNS)
+        mounts.mount(None, b"/", None, mounts.MS_REC | mounts.MS_PRIVATE)
+        return stacks.open_stack(config)
+    finally:
+        process.setns(home, process.CLONE_NEWNS)
+        os.fchdir(directory)
+        os.close(home)
+        os.close(directory)
+
+
+def _serve_device(
+    service: Service, stack: Stack, device: int, ready: Callable[[], None], report: Callable[[str], None]
+) -> None:
+    table_entry = mounting.topmost(service.mountpoint)
+    dispatcher = Dispatcher(stack, PassthroughBacking(device) if service.passthrough else None)
+    server = Server(device, dispatcher, report)
+    dispatcher.describe = lambda name: _describe(name, service, stack, server)
+    dispatcher.on_ready = ready
+    if stack.edit is not None:
+        stack.edit.copyup.deferring = True
+    if service.debug:
+        _trace(dispatcher)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, lambda _number, _frame: server.stop())
+    os.chdir("/")
+    gc.freeze()
+    gc.set_threshold(_GC_THRESHOLD, 20, 100)
+    try:
+        server.run()
+    finally:
+        _detach(table_entry)
+        os.close(device)
+
+
+def _describe(name: bytes, service: Service, stack: Stack, server: Server) -> bytes | None:
+    """Return the virtual attribute ``user.unionfs.NAME`` of the root directory, in JSON."""
+    config = service.config
+    if name == b"config":
+        paths = {"lower": config.lowers, "upper": [config.upper] if config.upper else [], "workdir": [config.workdir] if config.workdir else []}
+        shown = {key: [os.fsdecode(path) for path in value] for key, value in paths.items()}
+        return json.dumps({**shown, "pid": os.getpid(), "dialect": stack.upper.dialect.name if stack.upper else None}).encode()
+    if name == b"stats":
+        return json.dumps(server.statistics()).encode()
+    return None
+
+
+def _trace(dispatcher: Dispatcher) -> None:
+    """Print each request and its reply on standard error."""
+    from unionfs.fuse.wire import render
+
+    handle = dispatcher.handle
+
+    def traced(request: Request) -> object:
+        print(render.request(request), file=sys.stderr, flush=True)
+        reply = handle(request)
+        shown = render.reply(reply) if isinstance(reply, bytes) else type(reply).__name__
+        print(f"    {shown}", file=sys.stderr, flush=True)
+        return reply
+
+    dispatcher.handle = traced  # type: ignore[assignment, method-assign]
+
+
+def _detach(entry: Mount | None) -> None:
+    """Take our mount away if it is still there, and only if it is ours: another may stand at its mountpoint by now."""
+    if entry is None or mounting.topmost(entry.mountpoint) != entry:
+        return
+    try:
+        mounting.unmount(entry.mountpoint, lazy=True)
+    except errors.MountError:
+        pass  # gone in between
