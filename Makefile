@@ -4,6 +4,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.installed
+DEV_READY := $(VENV)/.installed-dev
+BENCH_READY := $(VENV)/.installed-bench
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
@@ -16,37 +19,45 @@ help: ## list the targets
 demo: $(READY) ## a process in a throw-away copy of this machine, step by step, in under a minute
 	@$(BIN)/python examples/demo.py
 
-test: $(READY) ## run the tests (ARGS='-k copyup' chooses some)
+test: $(DEV_READY) ## run the tests (ARGS='-k copyup' chooses some)
 	$(PYTEST) $(ARGS)
 
-test-long: $(READY) ## run the long stateful and crash suites as well
+test-long: $(DEV_READY) ## run the long stateful and crash suites as well
 	$(PYTEST) -m 'long or not long' $(ARGS)
 
-lint: $(READY) ## ruff and mypy --strict
+lint: $(DEV_READY) ## ruff and mypy --strict
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-format: $(READY) ## put imports and layout in order
+format: $(DEV_READY) ## put imports and layout in order
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-coverage: $(READY) ## run the tests and report the lines and branches that none of them reached
+coverage: $(DEV_READY) ## run the tests and report the lines and branches that none of them reached
 	$(PYTEST) --cov --cov-report=term-missing:skip-covered $(ARGS)
 
-bench: $(READY) ## compare with other union file systems (W=untar: one workload; QUICK=1: a short run)
+bench: $(BENCH_READY) ## compare with other union file systems (W=untar: one workload; QUICK=1: a short run)
 	$(BIN)/python -m benchmarks $(if $(W),--only $(W)) $(if $(QUICK),--quick) $(ARGS)
 
 clean: ## remove the virtual environment and everything that was built
 	rm -rf $(VENV) .build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage .coverage.* htmlcov
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# The stamp is older than pyproject.toml after each change of it: then what it names is installed anew.
+# A stamp is older than pyproject.toml after each change of that: then what it names is installed anew.
 $(READY): pyproject.toml setup.cfg
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
 	|| { echo "$(PYTHON): Python 3.10 or later is needed; choose one with 'make PYTHON=python3.12 ...'" >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null \
-	|| { echo "$(PYTHON) cannot make virtual environments; install the module (Debian, Ubuntu: apt-get install python3-venv)" >&2; exit 1; }
+	|| { echo "$(PYTHON) cannot make virtual environments; install what lacks (Debian: apt-get install python3-venv)" >&2; exit 1; }
 	@test -x $(BIN)/python || { echo "making $(VENV)"; $(PYTHON) -m venv $(VENV); }
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@$(INSTALL) --editable .
+	@touch $@
+
+$(DEV_READY): $(READY)
+	@$(INSTALL) --editable '.[dev]'
+	@touch $@
+
+$(BENCH_READY): $(READY)
+	@$(INSTALL) --editable '.[bench]'
 	@touch $@
