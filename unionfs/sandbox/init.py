@@ -1,0 +1,70 @@
+"""Process 1 of a run: makes the root, starts the command, passes signals on to it, buries the orphans, ends with it.
+
+When it ends the kernel ends all others in its pid namespace (pid_namespaces(7)), so nothing inside outlives the
+command, or the supervisor, with which this process dies.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+
+from unionfs.sandbox import command, root, signals
+from unionfs.syscalls import process
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
+
+    from unionfs.sandbox.plan import Plan
+
+
+def run(plan: Plan, lifeline: int) -> int:
+    """Be process 1 of a run whose root is mounted at ``plan.place``; return the command's status.
+
+    ``lifeline`` is the end of a pipe whose other end the supervisor alone holds. Raises OSError.
+    """
+    _die_with_supervisor(lifeline)
+    _close_descriptors(plan, inheritable=False)
+    if plan.chroot:
+        os.chroot(plan.place)
+        os.chdir("/")
+    else:
+        process.unshare(process.CLONE_NEWNS)
+        root.populate(plan.place)
+        root.enter(plan.place)
+    if not plan.has_terminal:
+        os.setsid()  # what the command sends to its process group must not reach the caller's
+    child = plan.reports.fork(lambda: _become_command(plan))
+    return signals.wait_for(child, lambda info: _forward(info, child), reap_all=True)
+
+
+def _die_with_supervisor(lifeline: int) -> None:
+    process.set_parent_death_signal(signal.SIGKILL)
+    os.set_blocking(lifeline, False)
+    try:
+        os.read(lifeline, 1)
+    except BlockingIOError:
+        return
+    os._exit(1)  # it died before it could be asked for
+
+
+def _close_descriptors(plan: Plan, *, inheritable: bool) -> None:
+    """Close what the caller had open: its own descriptors at first, those meant for the command once that has them."""
+    for name in os.listdir("/proc/self/fd"):
+        descriptor = int(name)
+        try:
+            if descriptor > 2 and not plan.reports.keeps(descriptor) and os.get_inheritable(descriptor) == inheritable:
+                os.close(descriptor)
+        except OSError:  # the one that listed the directory
+            continue
+
+
+def _become_command(plan: Plan) -> NoReturn:
+    signals.reset_for_command(plan.mask)
+    command.become(plan.command)
+
+
+def _forward(info: signal.struct_siginfo, child: int) -> None:
+    if not signals.from_terminal(info):
+        os.kill(child, info.si_signo)

@@ -1,0 +1,177 @@
+"""Run one process in a root that is mounted for it: the package's public face, and the caller's own part in a run.
+
+Four processes: the *caller* passes signals on and waits; the *supervisor* has the namespaces and the mount; *init* is
+process 1 in the pid namespace and has the root; the *command* is the process asked for.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+
+from unionfs import errors
+from unionfs.sandbox import idmaps, namespaces, signals, supervisor
+from unionfs.sandbox.command import Command
+from unionfs.sandbox.mapping import Mapping
+from unionfs.sandbox.plan import Plan
+from unionfs.sandbox.reports import Pipe
+from unionfs.sandbox.terminal import Terminal
+from unionfs.syscalls import mounts, process
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping as Environment
+    from collections.abc import Sequence
+
+    from unionfs.sandbox.plan import Finish, Prepare
+    from unionfs.sandbox.signals import Mask
+
+_SUPERUSER_DIRECTORIES = ("/usr/local/sbin", "/usr/sbin", "/sbin")
+
+
+def run(
+    root: str | bytes | os.PathLike[str],
+    arguments: Sequence[str],
+    *,
+    chroot: bool = False,
+    cwd: str | None = None,
+    env: Environment[str, str] | None = None,
+) -> int:
+    """Run ``arguments`` with ``root``, and all that is mounted below it, as its root directory; see ``run_in_stack``."""
+    source = os.path.realpath(os.fsencode(root))
+
+    def bind(place: bytes) -> Finish:
+        mounts.mount(source, place, None, mounts.MS_BIND | mounts.MS_REC)
+        return _nothing
+
+    return run_in_stack(bind, arguments, chroot=chroot, cwd=cwd, env=env)
+
+
+def _nothing() -> None:
+    """What there is to do after a bind mount."""
+
+
+def run_in_stack(
+    prepare: Prepare,
+    arguments: Sequence[str],
+    *,
+    chroot: bool = False,
+    cwd: str | None = None,
+    env: Environment[str, str] | None = None,
+) -> int:
+    """Run one process in a root that ``prepare`` mounts, and return its exit status (128 + n when signal n ended it).
+
+    The process gets its own mount and pid namespaces, and a user namespace where the caller may not have those
+    otherwise; its own /proc, a minimal /dev, a private /tmp, /sys read-only; the caller's terminal, standard streams
+    and inheritable descriptors. SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2 and SIGALRM are passed on to it.
+    When it ends, or the caller does, all that it started ends.
+
+    ``prepare`` gets an empty directory, mounts something there and returns a function that is called when the process
+    has ended and that mount is gone; neither is called in the calling process but in a child, inside the new user and
+    mount namespaces, with the watched signals blocked, and the second must not fork. If ``prepare`` raises it must
+    leave nothing running.
+
+    ``chroot`` changes the root alone, without namespaces, and mounts nothing in it; that needs CAP_SYS_CHROOT.
+    ``cwd`` is a directory in the root; without it that of the caller, or "/" if the root has no such directory.
+    ``env`` is the whole environment; without it the caller's.
+
+    In a program with several threads signals are not passed on, as another thread may take them.
+
+    Raises errors.CommandNotFound, errors.CommandNotExecutable, errors.NamespacesForbidden, errors.RunError, and what
+    ``prepare`` raises (an exception that is neither an OSError nor an errors.UnionfsError comes as RuntimeError).
+    """
+    if not arguments:
+        raise errors.UsageError(problem="no command to run")
+    if chroot and not process.has_capability(process.CAP_SYS_CHROOT):
+        raise errors.RunError(command=arguments[0], reason="changing the root needs root; run it without --chroot")
+    maps = idmaps.for_caller() if not chroot and namespaces.needs_user_namespace() else None
+    command = _command(arguments, cwd, env, becomes_root=maps is not None)
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            stream.flush()
+    terminal = Terminal()
+    mask = signals.block()
+    try:
+        return _run_at_place(prepare, command, chroot=chroot, maps=maps, terminal=terminal, mask=mask)
+    finally:
+        terminal.restore()
+        signals.restore(mask)
+
+
+def _command(
+    arguments: Sequence[str], cwd: str | None, env: Environment[str, str] | None, *, becomes_root: bool
+) -> Command:
+    environment = dict(os.environ if env is None else env)
+    if becomes_root and env is None:
+        environment["PATH"] = _path_of_root(environment.get("PATH", os.defpath))
+    return Command(tuple(arguments), environment, cwd or _current_directory(), cwd is not None)
+
+
+def _path_of_root(path: str) -> str:
+    """Add what an ordinary user's PATH lacks on some systems, and package managers as root insist on."""
+    directories = path.split(":")
+    return ":".join(directories + [name for name in _SUPERUSER_DIRECTORIES if name not in directories])
+
+
+def _current_directory() -> str:
+    try:
+        return os.getcwd()
+    except FileNotFoundError:  # it was removed
+        return "/"
+
+
+def _run_at_place(
+    prepare: Prepare,
+    command: Command,
+    *,
+    chroot: bool,
+    maps: idmaps.IdMaps | None,
+    terminal: Terminal,
+    mask: Mask,
+) -> int:
+    place = _make_place()
+    reports = Pipe()
+    try:
+        has_terminal = terminal.descriptor is not None
+        plan = Plan(prepare, command, place, chroot, maps, has_terminal, mask, os.getpid(), reports)
+        status = _supervise(plan)
+        error = reports.receive()
+    finally:
+        reports.close()
+        os.rmdir(place)
+    if error is not None:
+        raise error
+    return status
+
+
+def _make_place() -> bytes:
+    """Make the directory to mount on: not on a disk if possible, where a layer may be that must keep its times."""
+    name = f"unionmount-{os.getpid()}-{os.urandom(4).hex()}"
+    failure: OSError | None = None
+    for directory in (os.environ.get("XDG_RUNTIME_DIR"), "/run", "/dev/shm", os.environ.get("TMPDIR"), "/tmp"):
+        if directory:
+            place = os.path.join(directory, name)
+            try:
+                os.mkdir(place, 0o700)
+            except OSError as error:
+                failure = error
+                continue
+            return os.fsencode(os.path.realpath(place))
+    assert failure is not None
+    raise failure
+
+
+def _supervise(plan: Plan) -> int:
+    mapping = Mapping(plan.maps) if plan.maps is not None and plan.maps.helpers else None
+    child = plan.reports.fork(lambda: supervisor.run(plan, mapping))
+    if mapping is not None:
+        mapping.serve(child, plan.mask)
+    if len(os.listdir("/proc/self/task")) > 1:
+        return signals.shell_status(os.waitpid(child, 0)[1])
+    return signals.wait_for(child, lambda info: _forward(info, child))
+
+
+def _forward(info: signal.struct_siginfo, child: int) -> None:
+    if not signals.from_terminal(info):
+        os.kill(child, info.si_signo)

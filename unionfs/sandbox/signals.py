@@ -1,0 +1,76 @@
+"""Waiting for a child and passing signals on to it, without handlers: what is watched is blocked, and asked for.
+
+Blocked signals are not lost: they stay pending until sigwaitinfo(2) takes them, also those that come before the child.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    Mask = Iterable[int]
+
+FORWARDED = frozenset(
+    {signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM}
+)
+WATCHED = FORWARDED | {signal.SIGCHLD}
+
+_SI_KERNEL = 0x80  # si_code of a signal that no process sent: sigaction(2)
+_SIGNAL_STATUS = 128  # what shells add to the number of a signal that ended a process
+
+
+def block() -> Mask:
+    """Block what ``wait_for`` watches, in this thread and its future children; return the mask to go back to."""
+    return signal.pthread_sigmask(signal.SIG_BLOCK, WATCHED)
+
+
+def restore(mask: Mask) -> None:
+    """Set this thread's signal mask to what ``block`` returned."""
+    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+def reset_for_command(mask: Mask) -> None:
+    """Undo, before execve(2), what Python and ``block`` changed: ignored signals stay ignored in a new program."""
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+    restore(mask)
+
+
+def wait_for(child: int, deliver: Callable[[signal.struct_siginfo], None], *, reap_all: bool = False) -> int:
+    """Wait until ``child`` ends, giving each watched signal to ``deliver``; return the shell's status for its end.
+
+    ``reap_all`` is for process 1, which inherits the orphans. The watched signals must be blocked since before the
+    child was started.
+    """
+    while True:
+        info = signal.sigwaitinfo(WATCHED)
+        if info.si_signo != signal.SIGCHLD:
+            deliver(info)
+            continue
+        status = _reap(child, reap_all=reap_all)
+        if status is not None:
+            return status
+
+
+def _reap(child: int, *, reap_all: bool) -> int | None:
+    while True:
+        ended, status = os.waitpid(-1 if reap_all else child, os.WNOHANG)
+        if ended == child:
+            return shell_status(status)
+        if not ended:
+            return None
+
+
+def shell_status(status: int) -> int:
+    """Return the exit status, or 128 and the signal's number, for a status of wait(2)."""
+    code = os.waitstatus_to_exitcode(status)
+    return code if code >= 0 else _SIGNAL_STATUS - code
+
+
+def from_terminal(info: signal.struct_siginfo) -> bool:
+    """Tell whether the terminal sent this to all of its foreground process group, so that nobody need pass it on."""
+    return info.si_code == _SI_KERNEL and info.si_signo in (signal.SIGINT, signal.SIGQUIT)

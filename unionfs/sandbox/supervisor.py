@@ -1,0 +1,114 @@
+"""The process between the caller and process 1: has the namespaces, the mount and the duty to clear up.
+
+It is no member of the caller's session, so that what ends the caller (^C, a signal to its process group, SIGKILL)
+leaves it to end what is inside, to unmount, and to remove what was temporary. If it is killed itself, process 1 dies
+with it.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+
+from unionfs.sandbox import init, namespaces, root, signals
+from unionfs.syscalls import mounts, process
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from unionfs.sandbox.mapping import Mapping
+    from unionfs.sandbox.plan import Plan
+
+
+def run(plan: Plan, mapping: Mapping | None) -> int:
+    """Run the command of ``plan``; return its status. Raises whatever keeps it from being run."""
+    if not plan.chroot:
+        namespaces.enter(plan.maps, mapping)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # if it is ignored children vanish unseen: wait(2)
+    process.set_parent_death_signal(signal.SIGTERM)
+    try:
+        finish = plan.prepare(plan.place)
+        try:
+            return _run_in_mount(plan)
+        finally:
+            _unmount(plan.place)
+            finish()
+    finally:
+        if _is_orphan(plan):
+            os.rmdir(plan.place)  # otherwise the caller does
+
+
+def _is_orphan(plan: Plan) -> bool:
+    return os.getppid() != plan.caller
+
+
+def _run_in_mount(plan: Plan) -> int:
+    if plan.chroot:
+        return _run_chrooted(plan)
+    made = root.make_mount_points(plan.place)
+    try:
+        namespaces.new_pid_namespace()
+        return _run_init(plan)
+    finally:
+        root.remove_mount_points(plan.place, made)
+
+
+def _run_chrooted(plan: Plan) -> int:
+    process.set_child_subreaper()
+    others = _children()
+    try:
+        return _run_init(plan)
+    finally:
+        _end_children(but=others)
+
+
+def _run_init(plan: Plan) -> int:
+    lifeline, held = os.pipe()
+    child = plan.reports.fork(lambda: _init(plan, lifeline, held))
+    os.close(lifeline)
+    os.setsid()
+    try:
+        return signals.wait_for(child, lambda info: _deliver(plan, info, child))
+    finally:
+        os.close(held)
+
+
+def _init(plan: Plan, lifeline: int, held: int) -> int:
+    os.close(held)
+    return init.run(plan, lifeline)
+
+
+def _deliver(plan: Plan, info: signal.struct_siginfo, child: int) -> None:
+    """Pass a signal on; the one that says that the caller has died ends everything."""
+    os.kill(child, signal.SIGKILL if _is_orphan(plan) else info.si_signo)
+
+
+def _unmount(place: bytes) -> None:
+    """Unmount what ``prepare`` mounted, lazily if someone outside of the run looks at it."""
+    for flags in (0, mounts.MNT_DETACH):
+        try:
+            mounts.unmount(place, flags)
+        except OSError as error:
+            if error.errno == errno.EBUSY:
+                continue
+            if error.errno != errno.EINVAL:  # not, or no longer, mounted
+                raise
+        return
+
+
+def _children() -> set[int]:
+    """Return the process ids of this process's children; see "children" in proc_pid_task(5)."""
+    try:
+        with open(f"/proc/self/task/{os.getpid()}/children") as stream:
+            return set(map(int, stream.read().split()))
+    except FileNotFoundError:  # a kernel without CONFIG_PROC_CHILDREN
+        return set()
+
+
+def _end_children(but: set[int]) -> None:
+    """Kill all descendants but those children; each orphan of a killed one becomes a child, for this is a subreaper."""
+    while remaining := _children() - but:
+        for child in remaining:
+            os.kill(child, signal.SIGKILL)
+        for child in remaining:
+            os.waitpid(child, 0)
