@@ -11,7 +11,7 @@ import os
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any, ClassVar
+    from typing import Any
 
 
 class UnionfsError(Exception):
@@ -20,7 +20,7 @@ class UnionfsError(Exception):
     # A subclass's docstring is the template of its message: one line that names the thing and says what to do.
     # The keyword values of the constructor fill it; paths may be str, bytes or os.PathLike.
 
-    exit_status: ClassVar[int] = 1
+    exit_status: int = 1
     """What ``unionmount`` exits with when this ends it."""
 
     def __init__(self, **values: object) -> None:
@@ -61,9 +61,9 @@ class Retold(UnionfsError):
 
     # What ended another process: its message, and the exit status that belongs to it.
 
-    def __init__(self, **values: object) -> None:
-        super().__init__(**values)
-        self.exit_status = int(str(values["status"]))  # type: ignore[misc]
+    def __init__(self, *, text: str, status: int) -> None:
+        super().__init__(text=text, status=status)
+        self.exit_status = status
 
 
 # Layers
