@@ -163,7 +163,7 @@ class DeviceForbidden(MountError):
 
 
 class MountForbidden(MountError):
-    """{mountpoint}: no right to mount ({reason}); run as root, or in a user namespace, or install fusermount3 (package fuse3)"""
+    """{mountpoint}: no right to mount ({reason}); run as root or in a user namespace, or install the package fuse3"""
 
 
 class FusermountFailed(MountError):

@@ -18,7 +18,7 @@ KINDS = [kind for _, kind in inspect.getmembers(errors, inspect.isclass) if issu
 def fields(kind: type[errors.UnionfsError]) -> dict[str, object]:
     """Return a value for each field of a message's template."""
     template = kind.__doc__ or ""
-    named = {name: f"<{name}>" for _, name, _, _ in string.Formatter().parse(template) if name}
+    named: dict[str, object] = {name: f"<{name}>" for _, name, _, _ in string.Formatter().parse(template) if name}
     return {**named, "status": 3} if kind is errors.Retold else named
 
 
