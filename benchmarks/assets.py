@@ -91,8 +91,11 @@ class Assets:
         path = self.base / f"{name}-1.0-py3-none-any.whl"
         info = f"{name}-1.0.dist-info"
         files = {f"{name}/module_{number}.py": f"VALUE = {number}\n" for number in range(100)}
-        files |= {f"{name}/__init__.py": "", f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n",
-                  f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: x\nRoot-Is-Purelib: true\nTag: py3-none-any\n"}
+        files |= {
+            f"{name}/__init__.py": "",
+            f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n",
+            f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: x\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        }
         record = "".join(f"{file},,\n" for file in [*files, f"{info}/RECORD"])
         with zipfile.ZipFile(path, "w") as wheel:
             for file, text in {**files, f"{info}/RECORD": record}.items():

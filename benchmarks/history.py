@@ -25,7 +25,7 @@ def stream(commits: int, files: int) -> bytes:
 
 def _text(chance: random.Random, text: bytes) -> bytes:
     place = chance.randrange(len(text) // 2)
-    return text[place:place + chance.randint(200, 6000)]
+    return text[place : place + chance.randint(200, 6000)]
 
 
 def _commit(number: int, changed: dict[str, bytes]) -> list[bytes]:

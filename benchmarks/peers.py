@@ -199,7 +199,7 @@ class FusePeer(Peer):
 
 
 def _tail(log: Path) -> str:
-    return log.read_bytes()[-proc.ERROR_CHARS:].decode(errors="replace").strip() or "it said nothing"
+    return log.read_bytes()[-proc.ERROR_CHARS :].decode(errors="replace").strip() or "it said nothing"
 
 
 class FuseOverlayfs(FusePeer):
@@ -282,8 +282,16 @@ class Podman(Peer):
     def run_true(self, layers: Sequence[Path], root: Path) -> list[str]:
         # podman refuses a runroot of more than fifty characters: its sockets live there.
         base = layers[0].parents[2]
-        storage = ["--root", str(base / "podman"), "--runroot", str(base / "run"), "--storage-driver", "overlay",
-                   "--storage-opt", f"overlay.mount_program={shutil.which(FuseOverlayfs.program)}"]
+        storage = [
+            "--root",
+            str(base / "podman"),
+            "--runroot",
+            str(base / "run"),
+            "--storage-driver",
+            "overlay",
+            "--storage-opt",
+            f"overlay.mount_program={shutil.which(FuseOverlayfs.program)}",
+        ]
         # crun, the default, refuses the mixed cgroup layout that some machines have.
         runtime = ["--cgroup-manager=cgroupfs", *(["--runtime=runc"] if shutil.which("runc") else [])]
         # Its default is to raise limits, which not every root may; these are enough for one process.
@@ -298,8 +306,13 @@ MODES = {
 }
 
 PEERS: tuple[Peer, ...] = (
-    PlainDirectory(), KernelOverlay(), FuseOverlayfs(), UnionfsFuse(), MergerFs(),
-    *(UnionMount(name, words) for name, words in MODES.items()), Podman(),
+    PlainDirectory(),
+    KernelOverlay(),
+    FuseOverlayfs(),
+    UnionfsFuse(),
+    MergerFs(),
+    *(UnionMount(name, words) for name, words in MODES.items()),
+    Podman(),
 )
 
 

@@ -36,12 +36,14 @@ class Done(NamedTuple):
     output: bytes
 
 
-def spawn(argv: Sequence[str], *, cwd: Path | None, env: Mapping[str, str], out: IO[bytes] | int,
-          err: IO[bytes] | int) -> subprocess.Popen[bytes]:
+def spawn(
+    argv: Sequence[str], *, cwd: Path | None, env: Mapping[str, str], out: IO[bytes] | int, err: IO[bytes] | int
+) -> subprocess.Popen[bytes]:
     """Start a command in a session of its own, so that it can be killed with all of its children."""
     try:
-        return subprocess.Popen(argv, cwd=cwd, env=dict(env), stdin=subprocess.DEVNULL, stdout=out, stderr=err,
-                                start_new_session=True)
+        return subprocess.Popen(
+            argv, cwd=cwd, env=dict(env), stdin=subprocess.DEVNULL, stdout=out, stderr=err, start_new_session=True
+        )
     except OSError as error:
         raise StepFailed(f"{argv[0]}: {error.strerror}") from error
 
@@ -77,8 +79,14 @@ def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     return {**os.environ, "LC_ALL": "C.UTF-8", "HOME": "/nonexistent", **(extra or {})}
 
 
-def run(argv: Sequence[str], *, limit_s: float, cwd: Path | None = None, env: Mapping[str, str] | None = None,
-        copies: int = 1) -> Done:
+def run(
+    argv: Sequence[str],
+    *,
+    limit_s: float,
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    copies: int = 1,
+) -> Done:
     """Run a command, or ``copies`` of it at once (``{i}`` in a word becomes the number of the copy).
 
     Raises :class:`StepFailed` when a copy exits non-zero or the time limit (seconds, for all of them) has passed.
@@ -88,8 +96,7 @@ def run(argv: Sequence[str], *, limit_s: float, cwd: Path | None = None, env: Ma
         started = time.monotonic()
         processes: list[subprocess.Popen[bytes]] = []
         try:
-            for command in commands:
-                processes.append(spawn(command, cwd=cwd, env=environment(env), out=out, err=err))
+            processes.extend(spawn(command, cwd=cwd, env=environment(env), out=out, err=err) for command in commands)
             ended = [wait(process, started + limit_s - time.monotonic()) for process in processes]
             seconds = time.monotonic() - started
         finally:
@@ -111,12 +118,13 @@ def _content(file: IO[bytes]) -> bytes:
     return file.read()
 
 
-def _judge(argv: Sequence[str], processes: Sequence[subprocess.Popen[bytes]], said: bytes,
-           passed_s: float | None) -> None:
+def _judge(
+    argv: Sequence[str], processes: Sequence[subprocess.Popen[bytes]], said: bytes, passed_s: float | None
+) -> None:
     """Raise what went wrong, with the end of what the command said; ``passed_s`` is the time limit if it has passed."""
     if passed_s is not None:
         raise StepFailed(f"{Path(argv[0]).name}: no answer in {passed_s:.0f} s")
     codes = [process.returncode for process in processes if process.returncode]
     if codes:
         last = said[-ERROR_CHARS:].decode(errors="replace").strip().replace("\n", "; ")
-        raise StepFailed(f"{' '.join(argv)[:ERROR_CHARS // 3]}: exit status {codes[0]}: {last}")
+        raise StepFailed(f"{' '.join(argv)[: ERROR_CHARS // 3]}: exit status {codes[0]}: {last}")

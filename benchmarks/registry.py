@@ -15,12 +15,17 @@ if TYPE_CHECKING:
 
 
 class Row(NamedTuple):
-    """One line of the result: its name, its bar against the kernel's overlayfs, its unit, what it may be at most."""
+    """One line of the result, and what the project asks of it.
+
+    ``bar`` names an entry of :data:`BARS`, ``limit`` is the most that the value may be, ``faster_than`` a peer and how
+    many times as fast as it ours must be.
+    """
 
     name: str
     bar: str = ""
     unit: str = "s"
     limit: float | None = None
+    faster_than: tuple[str, float] = ("fuse-overlayfs", 1.2)
 
 
 def always(_scale: Scale) -> bool:
@@ -53,13 +58,22 @@ BARS = {"warm": 1.15, "stream": 1.15, "cold": 1.5, "meta": 2.5}
 WORKLOADS: dict[str, Workload] = {}
 
 
-def workload(name: str, group: str, *rows: Row, stack: str = "tree", changes: tuple[str, ...] = (),
-             copies_up: bool = False, mounted: bool = True,
-             fits: Callable[[Scale], bool] = always) -> Callable[[Body], Body]:
+def workload(
+    name: str,
+    group: str,
+    *rows: Row,
+    stack: str = "tree",
+    changes: tuple[str, ...] = (),
+    copies_up: bool = False,
+    mounted: bool = True,
+    fits: Callable[[Scale], bool] = always,
+) -> Callable[[Body], Body]:
     """Enter the decorated function into the table."""
+
     def enter(body: Body) -> Body:
         add(Workload(name, group, rows, body, stack, changes, copies_up, mounted, fits))
         return body
+
     return enter
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from statistics import median
 from typing import Any, NamedTuple
 
@@ -14,7 +14,6 @@ from benchmarks.runner import Key, Outcome
 FUSE_REFERENCE = "fuse-overlayfs"
 KERNEL_REFERENCE = "overlayfs"
 OURS = "unionmount"
-FASTER_THAN_FUSE = 1.2
 GEOMEAN_FASTER = 3.0
 NOTHING = "-"
 
@@ -46,13 +45,19 @@ class Result(NamedTuple):
 
 def as_json(result: Result) -> str:
     """Everything that was measured, with nothing rounded or left out."""
-    return json.dumps({
-        "machine": result.machine,
-        "absent": result.absent,
-        "rows": {row.name: _row_json(result, row) for row in result.rows},
-        "failed": _reasons(result.outcome.failed),
-        "skipped": _reasons(result.outcome.skipped),
-    }, indent=1) + "\n"
+    return (
+        json.dumps(
+            {
+                "machine": result.machine,
+                "absent": result.absent,
+                "rows": {row.name: _row_json(result, row) for row in result.rows},
+                "failed": _reasons(result.outcome.failed),
+                "skipped": _reasons(result.outcome.skipped),
+            },
+            indent=1,
+        )
+        + "\n"
+    )
 
 
 def _reasons(table: dict[Key, str]) -> list[dict[str, str]]:
@@ -74,10 +79,12 @@ def as_markdown(result: Result) -> str:
     sections = {
         "# Benchmark": _machine(result),
         "## Medians": _medians(result),
-        f"## Times as fast as {FUSE_REFERENCE} (smallest to largest of the rounds)":
-            _ratios(result, FUSE_REFERENCE, faster=True),
-        f"## Relative to the kernel's {KERNEL_REFERENCE}, which is 1 (smallest to largest of the rounds)":
-            _ratios(result, KERNEL_REFERENCE, faster=False),
+        f"## Times as fast as {FUSE_REFERENCE} (smallest to largest of the rounds)": _ratios(
+            result, FUSE_REFERENCE, faster=True
+        ),
+        f"## Relative to the kernel's {KERNEL_REFERENCE}, which is 1 (smallest to largest of the rounds)": _ratios(
+            result, KERNEL_REFERENCE, faster=False
+        ),
         "## Bars that were missed": _bars(result),
         "## FUSE requests": _requests(result),
         "## Left out": _left_out(result),
@@ -99,6 +106,7 @@ def _medians(result: Result) -> str:
     def cell(row: Row, peer: str) -> str:
         samples = result.samples(row.name, peer)
         return figure(median(samples), row.unit) if samples else NOTHING
+
     lines = ([row.name, *(cell(row, peer) for peer in result.peers)] for row in result.rows)
     return _table(["workload", *result.peers], lines)
 
@@ -122,7 +130,9 @@ def _ratios(result: Result, reference: str, *, faster: bool) -> str:
     def mean(peer: str) -> str:
         found = result.geomean(peer, reference)
         return f"**{1 / found[0] if faster else found[0]:.2f}** of {found[1]}" if found else NOTHING
-    lines = [[row.name, *(cell(row, peer) for peer in peers)] for row in result.rows]
+
+    compared = [row for row in result.rows if any(result.ratio(row.name, peer, reference) for peer in peers)]
+    lines = [[row.name, *(cell(row, peer) for peer in peers)] for row in compared]
     return _table(["workload", *peers], [*lines, ["geometric mean of times", *map(mean, peers)]])
 
 
@@ -138,25 +148,27 @@ def _bars(result: Result) -> str:
 
 def missed(result: Result, peer: str) -> list[str]:
     """One line for each bar of the project that a peer missed, with what was found."""
-    lines = []
-    for row in result.rows:
-        fuse, kernel = (result.ratio(row.name, peer, reference) for reference in (FUSE_REFERENCE, KERNEL_REFERENCE))
-        if row.unit == "s" and fuse and 1 / fuse.median < FASTER_THAN_FUSE:
-            lines.append(_slow(peer, row.name, 1 / fuse.median, FASTER_THAN_FUSE))
-        if row.bar in BARS and kernel and kernel.median > BARS[row.bar]:
-            lines.append(f"- {peer}, {row.name}: {kernel.median:.2f} times {KERNEL_REFERENCE}, not {BARS[row.bar]}")
-        samples = result.samples(row.name, peer)
-        if samples and row.limit is not None and median(samples) > row.limit:
-            found, limit = figure(median(samples), row.unit), figure(row.limit, row.unit)
-            lines.append(f"- {peer}, {row.name}: {found}, not {limit}")
+    lines = [line for row in result.rows for line in _missed_by(result, row, peer)]
     mean = result.geomean(peer, FUSE_REFERENCE)
     if mean and 1 / mean[0] < GEOMEAN_FASTER:
-        lines.append(_slow(peer, "geometric mean", 1 / mean[0], GEOMEAN_FASTER))
+        lines.append(_slow(peer, "geometric mean", 1 / mean[0], (FUSE_REFERENCE, GEOMEAN_FASTER)))
     return lines
 
 
-def _slow(peer: str, what: str, found: float, bar: float) -> str:
-    return f"- {peer}, {what}: {found:.2f} times as fast as {FUSE_REFERENCE}, not {bar}"
+def _missed_by(result: Result, row: Row, peer: str) -> Iterator[str]:
+    other = result.ratio(row.name, peer, row.faster_than[0])
+    if row.unit == "s" and other and 1 / other.median < row.faster_than[1]:
+        yield _slow(peer, row.name, 1 / other.median, row.faster_than)
+    kernel = result.ratio(row.name, peer, KERNEL_REFERENCE)
+    if row.bar in BARS and kernel and kernel.median > BARS[row.bar]:
+        yield f"- {peer}, {row.name}: {kernel.median:.2f} times {KERNEL_REFERENCE}, not {BARS[row.bar]}"
+    samples = result.samples(row.name, peer)
+    if samples and row.limit is not None and median(samples) > row.limit:
+        yield f"- {peer}, {row.name}: {figure(median(samples), row.unit)}, not {figure(row.limit, row.unit)}"
+
+
+def _slow(peer: str, what: str, found: float, bar: tuple[str, float]) -> str:
+    return f"- {peer}, {what}: {found:.2f} times as fast as {bar[0]}, not {bar[1]}"
 
 
 def _requests(result: Result) -> str:
@@ -169,7 +181,9 @@ def _requests(result: Result) -> str:
         counts = requests.get(Key(row.name, peer), {})
         most = ", ".join(f"{name.lower()} {count:,}" for name, count in list(counts.items())[:3])
         return f"{sum(counts.values()):,} ({most})" if counts else NOTHING
-    return _table(["workload", *peers], ([row.name, *(cell(row, peer) for peer in peers)] for row in result.rows))
+
+    counted = [row for row in result.rows if any(Key(row.name, peer) in requests for peer in peers)]
+    return _table(["workload", *peers], ([row.name, *(cell(row, peer) for peer in peers)] for row in counted))
 
 
 def _left_out(result: Result) -> str:

@@ -37,8 +37,9 @@ class Outcome(NamedTuple):
 class Runner:
     """Goes through the rounds; the outcome is good to be reported at any time, also after an interruption."""
 
-    def __init__(self, peers: Sequence[Peer], workloads: Sequence[Workload], setting: Setting,
-                 tell: Callable[[str, float], None]) -> None:
+    def __init__(
+        self, peers: Sequence[Peer], workloads: Sequence[Workload], setting: Setting, tell: Callable[[str, float], None]
+    ) -> None:
         pairs = itertools.product(workloads, peers)
         self.pairs = [(entry, peer) for entry, peer in pairs if not peer.only or entry.name in peer.only]
         self.setting = setting

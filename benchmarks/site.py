@@ -68,8 +68,14 @@ class Site:
         """Fresh writable directories beside the layers, and a fresh mount point outside of them."""
         name = f"{self.peer.name}-{next(SERIAL)}"
         scratch = stack.base / f"scratch-{name}"
-        place = Place(stack.layers, scratch / "upper", scratch / "work", self.base / "mnt" / name,
-                      self.base / f"{self.peer.name}.log", self.entry.changes)
+        place = Place(
+            stack.layers,
+            scratch / "upper",
+            scratch / "work",
+            self.base / "mnt" / name,
+            self.base / f"{self.peer.name}.log",
+            self.entry.changes,
+        )
         for path in (place.upper, place.work, place.root):
             path.mkdir(parents=True)
         self.used.append(scratch)
@@ -98,8 +104,16 @@ class Site:
         """Run a command that is not measured, and give back what it printed."""
         return proc.run(argv, limit_s=self.scale.limit_s, cwd=cwd, env=env).output
 
-    def measure(self, row: str, *argv: str, cwd: Path | None = None, env: Mapping[str, str] | None = None,
-                copies: int = 1, inner: bool = False, lines: int | None = None) -> None:
+    def measure(
+        self,
+        row: str,
+        *argv: str,
+        cwd: Path | None = None,
+        env: Mapping[str, str] | None = None,
+        copies: int = 1,
+        inner: bool = False,
+        lines: int | None = None,
+    ) -> None:
         """Run a command and note its time in seconds for a row.
 
         ``inner`` takes the number that the command prints instead: helpers that time a short loop themselves.
@@ -144,5 +158,3 @@ class Site:
 
     def _remove(self, scratch: Path) -> None:
         proc.run(["rm", "-rf", "--one-file-system", str(scratch)], limit_s=self.scale.limit_s * 4)
-
-

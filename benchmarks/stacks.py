@@ -157,8 +157,10 @@ def _c_project(top: Path, low: Path, count: int) -> None:
         source = f"#include <stdio.h>\n#include <stdlib.h>\n{includes}{body}"
         trees.write(low / f"c/src/g{number}.c", source.encode())
     trees.write(low / "c/src/main.c", b"int main(void) { return 0; }\n")
-    make = "OBJS := $(patsubst src/%.c,obj/%.o,$(wildcard src/*.c))\nprogram: $(OBJS)\n\tcc -o $@ $^\n" \
-           "obj/%.o: src/%.c\n\t@mkdir -p obj\n\tcc -Iabsent1 -Iabsent2 -Iinclude -c -o $@ $<\n"
+    make = (
+        "OBJS := $(patsubst src/%.c,obj/%.o,$(wildcard src/*.c))\nprogram: $(OBJS)\n\tcc -o $@ $^\n"
+        "obj/%.o: src/%.c\n\t@mkdir -p obj\n\tcc -Iabsent1 -Iabsent2 -Iinclude -c -o $@ $<\n"
+    )
     trees.write(low / "c/Makefile", make.encode())
 
 

@@ -52,13 +52,13 @@ def files(count: int, seed: int = 0) -> Iterator[File]:
 
 
 def _size(chance: random.Random) -> int:
-    (_, low, high), = chance.choices(SIZES, weights=[share for share, _, _ in SIZES])
+    ((_, low, high),) = chance.choices(SIZES, weights=[share for share, _, _ in SIZES])
     return chance.randint(low, high)
 
 
 def content(file: File, text: bytes) -> bytes:
     """The bytes of a file."""
-    data = text[file.offset:file.offset + file.size]
+    data = text[file.offset : file.offset + file.size]
     return NEEDLE + data if file.needle else data
 
 

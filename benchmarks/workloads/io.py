@@ -20,8 +20,14 @@ assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
 """
 
 
-@workload("seq-read", "io", Row("seq-read-1m", "stream"), Row("seq-read-4k", "stream"), Row("seq-read-warm", "warm"),
-          stack="data")
+@workload(
+    "seq-read",
+    "io",
+    Row("seq-read-1m", "stream"),
+    Row("seq-read-4k", "stream"),
+    Row("seq-read-warm", "warm"),
+    stack="data",
+)
 def seq_read(site: Site) -> None:
     """Read a file of the base from its beginning to its end."""
     for row, block in (("seq-read-1m", "bs=1M"), ("seq-read-4k", "bs=4k"), ("seq-read-warm", "bs=1M")):
@@ -93,8 +99,14 @@ def sqlite(site: Site) -> None:
     site.measure("sqlite-insert", sys.executable, "-S", "-c", INSERTS, str(site.new / "facts.db"), rows)
 
 
-@workload("mmap", "io", Row("mmap-read-cold", "cold"), Row("mmap-read-warm", "warm"), Row("mmap-write", "stream"),
-          stack="data")
+@workload(
+    "mmap",
+    "io",
+    Row("mmap-read-cold", "cold"),
+    Row("mmap-read-warm", "warm"),
+    Row("mmap-write", "stream"),
+    stack="data",
+)
 def mmap(site: Site) -> None:
     """A shared mapping of a file of the base, read; one of a new file, written."""
     read = (site.assets.load, "mmapread", str(site.root / LARGE))

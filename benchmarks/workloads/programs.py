@@ -10,8 +10,9 @@ from benchmarks.site import Site
 IMPORT = "import sys; sys.path.insert(0, 'python'); import bigpackage"
 
 
-@workload("python-import", "programs", Row("python-import-cold", "cold"), Row("python-import-warm", "warm"),
-          stack="code")
+@workload(
+    "python-import", "programs", Row("python-import-cold", "cold"), Row("python-import-warm", "warm"), stack="code"
+)
 def python_import(site: Site) -> None:
     """Import a package of hundreds of modules, which were compiled before."""
     command = (sys.executable, "-B", "-S", "-X", "importtime", "-c", IMPORT)
@@ -25,8 +26,19 @@ def pip_install(site: Site) -> None:
     """Install wheels into a directory of the mount."""
     wheels = [str(path) for path in site.assets.wheels]
     site.step("mkdir", str(site.new))
-    command = (sys.executable, "-m", "pip", "install", "-q", "--no-index", "--no-deps", "--disable-pip-version-check",
-               "--root-user-action=ignore", "--target", str(site.new / "site"))
+    command = (
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "-q",
+        "--no-index",
+        "--no-deps",
+        "--disable-pip-version-check",
+        "--root-user-action=ignore",
+        "--target",
+        str(site.new / "site"),
+    )
     site.measure("pip-install", *command, *wheels)
     names = [f"bench_package_{number}.module_99" for number in range(len(wheels))]
     site.step(sys.executable, "-B", "-c", f"import {', '.join(names)}", cwd=site.new / "site")

@@ -23,8 +23,9 @@ def share(site: Site, count: int) -> None:
 def enter(count: int) -> None:
     """Enter the workload for one number of stacks."""
     row = Row(f"memory-{count}-stacks", unit="MiB")
-    entry = workload(f"stacks-{count}", "sharing", row, stack="shared", mounted=False,
-                     fits=lambda scale: count in scale.stack_counts)
+    entry = workload(
+        f"stacks-{count}", "sharing", row, stack="shared", mounted=False, fits=lambda scale: count in scale.stack_counts
+    )
     entry(lambda site: share(site, count))
 
 

@@ -36,7 +36,7 @@ def expect_end(pids: list[int]) -> None:
         time.sleep(0.01)
 
 
-@workload("run-true", "startup", Row("run-true"), stack="system_root")
+@workload("run-true", "startup", Row("run-true", faster_than=("podman", 3.0)), stack="system_root")
 def run_true(site: Site) -> None:
     """Run ``true`` with the stack as its root: by bwrap over a ready mount, by ``unionmount run``, by podman."""
     command = site.peer.run_true(site.stack().layers, site.root)
