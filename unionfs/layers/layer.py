@@ -105,7 +105,7 @@ class Dir:
 
     def entries(self) -> Iterator[Entry]:
         """Yield the names in this directory, ``.`` and ``..`` apart, each with its type and inode number."""
-        directory = os.open(b".", _DIRECTORY | self.layer.noatime, dir_fd=self.descriptor())
+        directory = self.layer.open_listing(self.descriptor())
         try:
             while size := files.getdents(directory, _dirent_buffer):
                 yield from _parse_dirents(size)
@@ -126,6 +126,10 @@ class Dir:
         try:
             os.stat(name, dir_fd=self.descriptor(), follow_symlinks=False)
         except FileNotFoundError:
+            return False
+        except OSError as error:
+            if error.errno != errno.ENAMETOOLONG:  # a marker is longer than the name that it is about
+                raise
             return False
         return True
 
@@ -201,26 +205,35 @@ class Layer:
         return current
 
     def _open_confined(self, directory: int, path: bytes) -> int:
+        """Open to read if that is allowed (EPERM: not with O_NOATIME, in another owner's directory), else to pass through."""
+        for flags in (_DIRECTORY | self.noatime, _DIRECTORY):
+            try:
+                return files.openat2(directory, path, flags, _CONFINED)
+            except OSError as error:
+                if error.errno == errno.ENOSYS:
+                    return _open_by_steps(directory, path)
+                if error.errno not in (errno.EACCES, errno.EPERM):
+                    raise
+        return files.openat2(directory, path, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW, _CONFINED)
+
+    def open_listing(self, directory: int) -> int:
+        """Open a directory once more, to read its entries from the start. Raises OSError."""
         try:
-            return files.openat2(directory, path, _DIRECTORY | self.noatime, _CONFINED)
-        except OSError as error:
-            if error.errno == errno.ENOSYS:
-                return _open_by_steps(directory, path, self.noatime)
-            if error.errno not in (errno.EACCES, errno.EPERM):
-                raise
-            return files.openat2(directory, path, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW, _CONFINED)
+            return os.open(b".", _DIRECTORY | self.noatime, dir_fd=directory)
+        except PermissionError:
+            return os.open(b".", _DIRECTORY, dir_fd=directory)
 
     def close(self) -> None:
         """Close the layer's root; the cache closes the rest."""
         self.root.close()
 
 
-def _open_by_steps(directory: int, path: bytes, noatime: int) -> int:
+def _open_by_steps(directory: int, path: bytes) -> int:
     """Open a path one name after the other, each without following a link: for kernels before openat2(2)."""
     current = os.dup(directory)
     for name in path.split(b"/"):
         try:
-            following = os.open(name, _DIRECTORY | noatime, dir_fd=current)
+            following = os.open(name, _DIRECTORY, dir_fd=current)
         finally:
             os.close(current)
         current = following
