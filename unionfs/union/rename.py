@@ -173,7 +173,7 @@ class Renames:
         """Write down where the lower parts of ``node`` are; False if this layer has no way to (overlayfs.rst, "redirect_dir")."""
         if not self.upper.dialect.redirects:
             return False
-        path = self.view.enter(node)[0].path()
+        path = _lower_path(node)
         if len(path) > ondisk.REDIRECT_MAX_BYTES:
             return False
         return self.upper.mark(directory, name, ondisk.REDIRECT, path)
@@ -220,3 +220,20 @@ class Renames:
         if isinstance(node, DirNode) and node.upper is not None:
             assert node.parent is not None and node.parent.upper is not None
             node.upper.parent, node.upper.name = node.parent.upper, node.name
+
+
+def _lower_path(node: DirNode) -> bytes:
+    """Return where the lower parts of a directory stand in the lower layers as they merge without the writable one.
+
+    That is its path, but for what the redirects of the writable layer have moved (ovl_get_redirect in fs/overlayfs/dir.c).
+    """
+    names: list[bytes] = []
+    place: DirNode | None = node
+    while place is not None and place.parent is not None:
+        redirect = place.upper.parent.marks(place.name).redirect if place.upper and place.upper.parent else None
+        if redirect is not None and redirect.startswith(b"/"):
+            names.append(redirect.strip(b"/"))
+            break
+        names.append(redirect or place.name)
+        place = place.parent
+    return b"/" + b"/".join(reversed(names))

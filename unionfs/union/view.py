@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from unionfs.layers.layer import DescriptorCache, Entry
-    from unionfs.layers.writable import WritableLayer
     from unionfs.union.links import LinkIndex
     from unionfs.union.listing import Found
 
@@ -38,7 +37,7 @@ class View:
 
     __slots__ = ("_filesystems", "cache", "index", "lowers", "nodes", "upper")
 
-    def __init__(self, lowers: list[Layer], upper: WritableLayer | None, cache: DescriptorCache) -> None:
+    def __init__(self, lowers: list[Layer], upper: Layer | None, cache: DescriptorCache) -> None:
         self.lowers = lowers
         self.upper = upper
         self.cache = cache
@@ -201,18 +200,22 @@ class View:
         if node.upper is not None:
             return self._below_upper(node)
         assert node.parent is not None
-        return self._stack(self._candidates(node.parent, node.name), node.parent)
+        return self._stack(self._candidates(node.parent, node.name), self.enter(node.parent))
 
     def _below_upper(self, node: DirNode) -> tuple[Dir, ...]:
         assert node.upper is not None and node.parent is not None
         marks = node.upper.parent.marks(node.name) if node.upper.parent is not None else ondisk.NO_MARKS
         node.impure = marks.impure
+        beside = self.enter(node.parent)
         if marks.redirect is not None:
-            return self._redirected(marks.redirect, node.parent, -1)
-        candidates = self._candidates(node.parent, node.name)
-        if not candidates or node.upper.is_opaque(marks):
+            return self._redirected(marks.redirect, beside)
+        if not beside or node.upper.is_opaque(marks) or self._is_marked_deleted(node.upper):
             return ()
-        return self._stack(candidates, node.parent)
+        return self._stack(self._candidates(node.parent, node.name), beside)
+
+    def _is_marked_deleted(self, upper: Dir) -> bool:
+        """Tell whether a marker beside a directory deletes what lower layers have under its name, as OCI layers say it."""
+        return upper.parent is not None and self._deleted_by_marker(upper.parent, upper.name)
 
     def _candidates(self, parent: DirNode, name: bytes) -> Iterable[Dir]:
         """Return the lower directories called ``name``, down to the first layer that has something else there."""
@@ -226,8 +229,11 @@ class View:
             return ()
         return [Dir(lowers[position].layer, lowers[position], name) for position in positions]
 
-    def _stack(self, candidates: Iterable[Dir], parent: DirNode | None = None) -> tuple[Dir, ...]:
-        """Take directories of one name, topmost first, as far as they merge; follow a redirect where one says so."""
+    def _stack(self, candidates: Iterable[Dir], beside: tuple[Dir, ...] = ()) -> tuple[Dir, ...]:
+        """Take directories of one name, topmost first, as far as they merge; follow a redirect where one says so.
+
+        ``beside`` are the lower parts of the directory that they stand in.
+        """
         parts: list[Dir] = []
         bottom = self.lowers[-1]
         for part in candidates:
@@ -239,23 +245,23 @@ class View:
             marks = part.marks()
             if part.is_opaque(marks):
                 break
-            if marks.redirect is not None and parent is not None:
-                parts.extend(self._redirected(marks.redirect, parent, part.layer.index))
+            if marks.redirect is not None:
+                parts.extend(self._redirected(marks.redirect, beside, part.layer.index))
                 break
         return tuple(parts)
 
-    def _redirected(self, redirect: bytes, parent: DirNode, above: int) -> tuple[Dir, ...]:
+    def _redirected(self, redirect: bytes, beside: tuple[Dir, ...], above: int = 0) -> tuple[Dir, ...]:
         """Return the directories that ``redirect`` names in the layers below number ``above``.
 
         An absolute redirect starts at the roots of these layers, any other one names a sibling (overlayfs.rst, "redirect_dir").
         """
         if not redirect.startswith(b"/"):
-            beside = [part for part in self.enter(parent) if part.layer.index > above]
-            return self._stack(_directories(beside, redirect), parent)
+            below = tuple(part for part in beside if part.layer.index > above)
+            return self._stack(_directories(below, redirect), below)
         parts = tuple(layer.root for layer in self.lowers if layer.index > above)
         for name in redirect.split(b"/"):
             if name:
-                parts = self._stack(_directories(parts, name))
+                parts = self._stack(_directories(parts, name), parts)
         return parts
 
     def _read_table(self, lowers: tuple[Dir, ...]) -> dict[bytes, int | tuple[int, ...]]:
@@ -399,12 +405,13 @@ def _directories(parts: Iterable[Dir], name: bytes) -> Iterator[Dir]:
         try:
             state = os.stat(name, dir_fd=part.descriptor(), follow_symlinks=False)
         except FileNotFoundError:
-            if part.has(ondisk.aufs_whiteout(name)):
+            state = None
+        if state is not None:
+            if not stat.S_ISDIR(state.st_mode):
                 return
-            continue
-        if not stat.S_ISDIR(state.st_mode):
+            yield Dir(part.layer, part, name)
+        if part.has(ondisk.aufs_whiteout(name)):
             return
-        yield Dir(part.layer, part, name)
 
 
 def _ends_here(part: Dir) -> bool:
