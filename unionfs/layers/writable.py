@@ -15,6 +15,7 @@ from unionfs.layers.layer import DT_CHR, DescriptorCache, Dir, Layer
 from unionfs.syscalls import files
 
 _WHITEOUT_MODE = stat.S_IFCHR
+_FILE_MARKS = (ondisk.ORIGIN, ondisk.NLINK)
 
 
 class WritableLayer(Layer):
@@ -167,7 +168,12 @@ class WritableLayer(Layer):
         attribute = self.dialect.attribute(marker)
         if attribute is None:
             return False
-        os.setxattr(files.proc_path(directory) + b"/" + name, attribute, value, follow_symlinks=False)
+        try:
+            os.setxattr(files.proc_path(directory) + b"/" + name, attribute, value, follow_symlinks=False)
+        except PermissionError:
+            if marker not in _FILE_MARKS:
+                raise
+            return False  # links and special files take no user.* attributes, xattr(7): they go without
         return True
 
     def holder(self, parent: Dir, name: bytes) -> Dir:
@@ -199,15 +205,16 @@ def _remove_directory(directory: int, name: bytes) -> None:
     serial = 0
     while waiting:
         current = waiting.pop()
+        files.fchmodat(directory, current, 0o700)
         inner = os.open(current, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
         try:
-            os.fchmod(inner, 0o700)
             for child in map(os.fsencode, os.listdir(inner)):
                 try:
                     os.unlink(child, dir_fd=inner)
                 except (IsADirectoryError, PermissionError):
                     serial += 1
                     moved = b"%s~%x" % (name, serial)
+                    files.fchmodat(inner, child, 0o700)  # to move a directory is to write to it: its ".." changes
                     os.rename(child, moved, src_dir_fd=inner, dst_dir_fd=directory)
                     waiting.append(moved)
         finally:

@@ -17,12 +17,15 @@ from unionfs.union.nodes import DirNode, Node
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from unionfs.layers.layer import Dir
     from unionfs.layers.writable import WritableLayer
     from unionfs.union.links import LinkIndex
     from unionfs.union.view import View
 
 _CHUNK_BYTES = 8 << 20
+_WITHOUT_SET_ID = 0o1777
 _UNSUPPORTED = (errno.EOPNOTSUPP, errno.EPERM, errno.EACCES, errno.EINVAL)
 _NO_REFLINK = (errno.EOPNOTSUPP, errno.EXDEV, errno.EINVAL, errno.ENOTTY, errno.ENOSYS, errno.EPERM, errno.EBADF)
 
@@ -178,9 +181,9 @@ class CopyUp:
             os.mknod(staged, state.st_mode, state.st_rdev, dir_fd=work)
         try:
             copy_attributes(self.view.proc_path(node), files.proc_path(work) + b"/" + staged)
-            os.chown(staged, state.st_uid, state.st_gid, dir_fd=work, follow_symlinks=False)
+            given = _gives(lambda: os.chown(staged, state.st_uid, state.st_gid, dir_fd=work, follow_symlinks=False))
             if not stat.S_ISLNK(state.st_mode):
-                files.fchmodat(work, staged, state.st_mode)
+                files.fchmodat(work, staged, state.st_mode if given else state.st_mode & _WITHOUT_SET_ID)
             os.utime(staged, ns=(state.st_atime_ns, state.st_mtime_ns), dir_fd=work, follow_symlinks=False)
             self._place(node, staged, state)
         except OSError:
@@ -291,7 +294,22 @@ def _copy_attribute(source: int | bytes, target: int | bytes, name: bytes) -> No
 def _set_metadata(target: int, state: os.stat_result) -> None:
     """Give the open file ``target`` the owner, mode and times of ``state``; the mode last but one, as chown(2) clears bits."""
     own = os.fstat(target)
-    if (own.st_uid, own.st_gid) != (state.st_uid, state.st_gid):
-        os.fchown(target, state.st_uid, state.st_gid)
-    os.fchmod(target, state.st_mode & 0o7777)
+    same = (own.st_uid, own.st_gid) == (state.st_uid, state.st_gid)
+    given = same or _gives(lambda: os.fchown(target, state.st_uid, state.st_gid))
+    os.fchmod(target, state.st_mode & (0o7777 if given else _WITHOUT_SET_ID))
     os.utime(target, ns=(state.st_atime_ns, state.st_mtime_ns))
+
+
+def _gives(chown: Callable[[], None]) -> bool:
+    """Tell whether ``chown`` could give a copy to the owner of the original.
+
+    Without privilege (EPERM), or with an owner unknown to the user namespace (EINVAL), the copy belongs to who makes it, and
+    is then never set-id: as ``cp -p`` does it.
+    """
+    try:
+        chown()
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.EINVAL):
+            raise
+        return False
+    return True
