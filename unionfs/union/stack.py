@@ -75,9 +75,7 @@ class Stack:
 
     def close(self) -> None:
         """Close everything and give the locks back."""
-        self.view.cache.clear()
-        for layer in self.view.lowers:
-            layer.close()
+        close_lowers(self.view)
         if self.view.index is not None:
             self.view.index.close()
         if self.upper is not None:
@@ -87,13 +85,16 @@ class Stack:
             os.close(self._base)
 
 
-def open_stack(config: Config) -> Stack:
-    """Open all that ``config`` names. Raises a LayerError that names the directory and says what to do."""
+def open_stack(config: Config, *, own_process: bool = True) -> Stack:
+    """Open all that ``config`` names. Raises a LayerError that names the directory and says what to do.
+
+    In a process of its own a stack may raise the limit of descriptors; as a guest in a program it leaves that alone.
+    """
     if not config.lowers:
         raise errors.NoLayers()
     opened: list[int] = []
     try:
-        cache = DescriptorCache(_descriptor_budget())
+        cache = DescriptorCache(_descriptor_budget(own_process=own_process))
         upper, base = _open_writable(config, opened, cache) if config.upper is not None else (None, -1)
         lowers = [_open_lower(path, index + 1, opened, cache) for index, path in enumerate(config.lowers)]
     except BaseException:
@@ -107,12 +108,49 @@ def open_stack(config: Config) -> Stack:
     return Stack(config, View(lowers, upper, cache), upper, base)
 
 
-def _descriptor_budget() -> int:
-    """Raise this process's limit of descriptors as far as it may go; return how many directories may stay open."""
+def open_to_read(config: Config) -> View:
+    """Open the layers to look at them, also while a server uses them: no lock is taken and nothing changed. Raises LayerError.
+
+    The view is to be closed with :func:`close_view`.
+    """
+    if not config.lowers:
+        raise errors.NoLayers()
+    opened: list[int] = []
+    cache = DescriptorCache(_descriptor_budget(own_process=False))
+    try:
+        upper = None if config.upper is None else _open_lower(config.upper, 0, opened, cache)
+        lowers = [_open_lower(path, index + 1, opened, cache) for index, path in enumerate(config.lowers)]
+    except BaseException:
+        for descriptor in opened:
+            os.close(descriptor)
+        raise
+    parts = [path for path in (config.upper, config.workdir) if path is not None and os.path.exists(path)]
+    for layer in lowers:
+        layer.hidden = frozenset(_identity(os.stat(path)) for path in parts)
+    return View(lowers, upper, cache)
+
+
+def close_view(view: View) -> None:
+    """Close what :func:`open_to_read` has opened."""
+    close_lowers(view)
+    if view.upper is not None:
+        view.upper.close()
+
+
+def close_lowers(view: View) -> None:
+    """Close the lower layers and every directory that the cache has kept open."""
+    view.cache.clear()
+    for layer in view.lowers:
+        layer.close()
+
+
+def _descriptor_budget(*, own_process: bool) -> int:
+    """Return how many directories may stay open, having raised the limit as far as it may go if the process is ours."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft < hard:
+    if own_process and soft < hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    return max(16, min(_MOST_DIRECTORIES, hard // 4))
+        soft = hard
+    return max(16, min(_MOST_DIRECTORIES, soft // 4))
 
 
 # -- lower layers ----------------------------------------------------------------------------------------------------
@@ -162,6 +200,15 @@ def clone(plain: int) -> int:
 
 
 # -- the writable layer and its workdir ------------------------------------------------------------------------------
+
+
+def default_workdir(upper: bytes) -> bytes:
+    """Return the workdir of a writable layer for which none was named: a hidden directory beside it, made if need be."""
+    parent, name = os.path.split(os.path.realpath(upper))
+    workdir = os.path.join(parent, b"." + name + b".unionfs-work")
+    if os.path.isdir(upper):
+        os.makedirs(workdir, mode=0o700, exist_ok=True)
+    return workdir
 
 
 def _open_writable(config: Config, opened: list[int], cache: DescriptorCache) -> tuple[WritableLayer, int]:
