@@ -176,8 +176,10 @@ class Mutations:
             if stat.S_ISDIR(mode):
                 mode |= stat.S_ISGID
         os.chown(staged, caller.uid, gid, dir_fd=self.upper.work, follow_symlinks=False)
-        if mode & (stat.S_ISUID | stat.S_ISGID) and not stat.S_ISLNK(mode):
-            files.fchmodat(self.upper.work, staged, mode)
+        special = mode & (stat.S_ISUID | stat.S_ISGID)
+        if special and not stat.S_ISLNK(mode):
+            made = os.stat(staged, dir_fd=self.upper.work, follow_symlinks=False).st_mode
+            files.fchmodat(self.upper.work, staged, made | special)
 
     def _owns(self, caller: Caller) -> bool:
         return caller.uid == self.uid and caller.gid == self.gid
@@ -245,6 +247,8 @@ class Mutations:
             staged = self.upper.staging_name()
             self._link_to(node, self.upper.work, staged)
             self.upper.publish(staged, place, name)
+        if not self.upper.dialect.device_whiteouts:
+            self.upper.remove_whiteout(place, name)
         state = self._shared_by(node, parent, name)
         if parent.listing is not None:
             parent.listing.add(name, state.st_mode >> 12, node.ino)
