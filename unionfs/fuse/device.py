@@ -81,6 +81,7 @@ class Server:
         self.errors = 0
         self._workers = Workers()
         self._done: deque[CopyJob] = deque()
+        self._busy = 0  # pieces of work that other threads have; only a hint
         self._waiting: dict[int, list[bytes]] = {}
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._poll = select.poll()
@@ -125,9 +126,12 @@ class Server:
     # -- waiting -----------------------------------------------------------------------------------------------------
 
     def _wait(self) -> None:
-        """Spin for a short while after the last request, which saves two wake-ups; then sleep until there is work."""
+        """Spin for a short while after the last request, which saves two wake-ups; then sleep until there is work.
+
+        While workers are busy this thread leaves them the interpreter.
+        """
         poll, now = self._poll.poll, time.perf_counter_ns
-        deadline = now() + self._spin_ns
+        deadline = now() + (0 if self._busy else self._spin_ns)
         ready = poll(0)
         while not ready:
             ready = poll(0) if now() < deadline else poll()
@@ -147,6 +151,7 @@ class Server:
             self._bug(request)
             reply = replies.error(request.unique, errno.EIO)
         if isinstance(reply, Later):
+            self._busy += 1
             self._workers.submit(lambda: self._run_later(request.unique, reply))
         elif reply is not None:
             self._send(reply)
@@ -179,6 +184,7 @@ class Server:
         except Exception:
             self._bug(unique)
             reply = replies.error(unique, errno.EIO)
+        self._busy -= 1
         self._send(reply)
 
     def _queue_copy(self, job: CopyJob, message: bytes) -> None:
@@ -188,6 +194,7 @@ class Server:
             waiting.append(message)
             return
         self._waiting[job.node.id] = [message]
+        self._busy += 1
         self._workers.submit(lambda: self._copy(job))
 
     def _copy(self, job: CopyJob) -> None:
@@ -203,6 +210,7 @@ class Server:
 
     def _finish(self, job: CopyJob) -> None:
         waiting = self._waiting.pop(job.node.id)
+        self._busy -= 1
         edit = self.dispatcher.stack.writable()
         try:
             edit.copyup.finish(job)

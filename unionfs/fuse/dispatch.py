@@ -52,6 +52,7 @@ _WANTED = (
 )
 _NEGATIVE = replies.negative_entry(FOREVER_S)
 _DT_DIR = 4
+_SMALL_BYTES = 1 << 18  # what is copied before another thread would have taken over
 _SUID_BITS = stat.S_ISUID | stat.S_ISGID
 _KEEP = (0, files.UTIME_OMIT)
 _NOW = (0, files.UTIME_NOW)
@@ -524,7 +525,8 @@ class Dispatcher:
                     os.close(descriptor)
             return replies.data(unique, encode(copied))
 
-        return Later(run)
+        small = min(length, os.stat(opened[0]).st_size) <= _SMALL_BYTES
+        return run() if small else Later(run)
 
     def _ioctl(self, request: Request) -> Reply:
         """The two that every file system has, ioctl_iflags(2); anything else is not for a union."""
