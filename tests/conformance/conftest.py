@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import os
-import subprocess
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.support.probes import requires
+
 from . import cases as cases
-from .subjects import SUBJECTS, Patience, Stack, answers, make_stack, unmount
+from .subjects import SUBJECTS, Patience, Stack
 from .table import CASES, Case, Place
 from .trees import build, spread
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
     from pathlib import Path
 
 #: Subjects beyond the plain directory; ``UNIONFS_SUBJECTS=overlayfs,fuse-overlayfs`` chooses others.
@@ -31,13 +33,17 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Give the mounts and the rows of the table to the tests that ask for them."""
     if "view" in metafunc.fixturenames:
         views = [(subject, count) for subject in CHOSEN for count in (1, 3)]
-        ids = [f"{subject}-{count}" for subject, count in views]
-        metafunc.parametrize("view", views, indirect=True, scope="module", ids=ids)
+        metafunc.parametrize("view", list(map(_view, views)), indirect=True, scope="module")
     if "origin" in metafunc.fixturenames:
         rows = [(row, origin) for row in CASES.values() for origin in row.origins]
         metafunc.parametrize("row,origin", [_param(row, row.origins, origin) for row, origin in rows])
     elif "row" in metafunc.fixturenames:
         metafunc.parametrize("row", [_param(row, ()) for row in CASES.values()])
+
+
+def _view(choice: tuple[str, int]) -> object:
+    subject, count = choice
+    return pytest.param(choice, id=f"{subject}-{count}", marks=requires(*SUBJECTS[subject].needs))
 
 
 def _param(row: Case, origins: tuple[str, ...], *origin: str) -> object:
@@ -50,19 +56,19 @@ class View:
 
     def __init__(self, subject: str, count: int, base: Path) -> None:
         self.subject = subject
-        self.stack: Stack = make_stack(base, count)
+        self.stack = Stack(base, SUBJECTS[subject], count)
         self._plain = base / "plain"
         self._plain.mkdir()
         for row in CASES.values():
             for origin in set(row.origins) - {"upper"}:
-                spread(self.stack.lower, f"{row.name}-{origin}", row.tree)
-        self.lower_before = digest(self.stack)
-        SUBJECTS[subject](self.stack)
+                spread(self.stack.lowers, f"{row.name}-{origin}", row.tree)
+        self.lower_before = self.stack.digest()
+        self.stack.mount()
 
     def remount(self) -> None:
         """Unmount, mount again."""
-        unmount(self.stack)
-        SUBJECTS[self.subject](self.stack)
+        self.stack.unmount()
+        self.stack.mount()
 
     def run(self, row: Case, origin: str) -> None:
         """Run one case in its directory; a server that it killed is replaced for the next one."""
@@ -70,9 +76,10 @@ class View:
             with Patience(self.stack.merged):
                 row.run(self._place(row, origin))
         finally:
-            if not answers(self.stack):
-                subprocess.run(["umount", "-l", self.stack.merged], check=False, capture_output=True)
-                SUBJECTS[self.subject](self.stack)
+            if not self.stack.answers():
+                with suppress(AssertionError):
+                    self.stack.unmount()
+                self.stack.mount()
 
     def _place(self, row: Case, origin: str) -> Place:
         name = f"{row.name}-{origin}"
@@ -105,18 +112,4 @@ def view(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     subject, count = request.param
     made = View(subject, count, tmp_path_factory.mktemp("view"))
     yield made
-    unmount(made.stack)
-
-
-def digest(stack: Stack) -> Mapping[str, object]:
-    """Return all that must stay the same in the lower layers: everything but the access times."""
-    return {str(path): _facts(path) for layer in stack.lower for path in (layer, *sorted(layer.rglob("*")))}
-
-
-def _facts(path: Path) -> tuple[object, ...]:
-    found = os.lstat(path)
-    xattrs = {key: os.getxattr(path, key, follow_symlinks=False) for key in os.listxattr(path, follow_symlinks=False)}
-    data = path.read_bytes() if path.is_file() and not path.is_symlink() else b""
-    where = os.readlink(path) if path.is_symlink() else ""
-    numbers = (found.st_ino, found.st_mode, found.st_nlink, found.st_uid, found.st_gid, found.st_size, found.st_rdev)
-    return *numbers, found.st_mtime_ns, found.st_ctime_ns, xattrs, hash(data), where
+    made.stack.unmount()

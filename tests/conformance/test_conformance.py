@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from .conftest import View, digest
 from .table import Place
 from .trees import build
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from .conftest import View
     from .table import Case
 
 
@@ -39,4 +39,4 @@ def test_mount(view: View, row: Case, origin: str, request: pytest.FixtureReques
 
 def test_mount_left_the_lower_layers_alone(view: View) -> None:
     """After all cases of a mount, its lower layers are as they were."""
-    assert digest(view.stack) == view.lower_before
+    assert view.stack.digest() == view.lower_before

@@ -1,0 +1,313 @@
+"""One side of the comparison: performs operations in a directory and reports each outcome as a comparable value.
+
+It does not know which file system it is on. What may differ between two right ones (inode numbers, the present time,
+sizes and link counts of directories) is left out of the outcomes here, and nowhere else.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import stat
+from functools import wraps
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+from tests.support.trees import snapshot
+from unionfs.syscalls import files as raw
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from tests.support.trees import Entry, Tree
+
+_libc = ctypes.CDLL(None, use_errno=True)
+#: Times between these are the present, whose nanoseconds nobody compares: 2024 to 2036.
+PRESENT_NS = range(1_704_067_200 * 10**9, 2_082_758_400 * 10**9)
+
+
+class Failed(NamedTuple):
+    """The outcome of an operation that raised OSError."""
+
+    error: str
+
+
+Operation = TypeVar("Operation", bound="Callable[..., Any]")
+
+
+def operation(function: Operation) -> Operation:
+    """Run as ``who`` in the actor's directory, and turn OSError into an outcome."""
+
+    @wraps(function)
+    def perform(self: Actor, *arguments: object, who: int = 0) -> object:
+        os.fchdir(self.root)
+        _become(who)
+        try:
+            return function(self, *arguments)
+        except OSError as error:
+            return Failed(errno.errorcode[error.errno or 0])
+        finally:
+            _become(0)
+
+    return perform  # type: ignore[return-value]
+
+
+def _become(who: int) -> None:
+    """Set the ids of this thread that file systems look at; leaving 0 also drops the capabilities. setfsuid(2)."""
+    _libc.setfsgid(who)
+    _libc.setfsuid(who)
+
+
+class Actor:
+    """The directory, and the descriptors that operations left open in it, by slot."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
+        self._open: dict[int, int] = {}
+
+    def leave(self) -> None:
+        """Close everything, so that the mount can be unmounted."""
+        os.chdir("/")
+        for descriptor in (*self._open.values(), self.root):
+            os.close(descriptor)
+
+    def holds(self) -> bool:
+        """Tell whether any descriptor is open."""
+        return bool(self._open)
+
+    def paths(self) -> Iterator[bytes]:
+        """Yield the path of everything that is there."""
+        top = b"/proc/self/fd/%d/" % self.root
+        for directory, directories, names in os.walk(top):
+            for name in sorted(directories + names):
+                yield os.path.join(directory, name)[len(top) :]
+
+    # by path
+
+    @operation
+    def create(self, path: bytes, mode: int, flags: int) -> None:
+        """Open with O_CREAT."""
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NONBLOCK | flags, mode))
+
+    @operation
+    def write(self, path: bytes, data: bytes, offset: int, flags: int) -> object:
+        """Write at ``offset``, or with O_APPEND at the end."""
+        return self._through(path, os.O_WRONLY | flags, lambda descriptor: os.pwrite(descriptor, data, offset))
+
+    @operation
+    def read(self, path: bytes) -> object:
+        """Read the whole file, at most 64 KiB."""
+        return self._through(path, os.O_RDONLY, lambda descriptor: os.read(descriptor, 65536))
+
+    def _through(self, path: bytes, flags: int, use: Callable[[int], Any]) -> Any:
+        descriptor = os.open(path, flags | os.O_NONBLOCK)
+        try:
+            return use(descriptor)
+        finally:
+            os.close(descriptor)
+
+    @operation
+    def truncate(self, path: bytes, size: int) -> None:
+        """See truncate(2)."""
+        os.truncate(path, size)
+
+    @operation
+    def fallocate(self, path: bytes, mode: int, offset: int, length: int) -> None:
+        """See fallocate(2)."""
+        self._through(path, os.O_WRONLY, lambda descriptor: raw.fallocate(descriptor, mode, offset, length))
+
+    @operation
+    def copy_range(self, old: bytes, new: bytes) -> object:
+        """See copy_file_range(2)."""
+        return self._through(
+            old,
+            os.O_RDONLY,
+            lambda source: self._through(new, os.O_WRONLY, lambda target: os.copy_file_range(source, target, 3000)),
+        )
+
+    @operation
+    def mkdir(self, path: bytes, mode: int) -> None:
+        """See mkdir(2)."""
+        os.mkdir(path, mode)
+
+    @operation
+    def rmdir(self, path: bytes) -> None:
+        """See rmdir(2)."""
+        os.rmdir(path)
+
+    @operation
+    def unlink(self, path: bytes) -> None:
+        """See unlink(2)."""
+        os.unlink(path)
+
+    @operation
+    def rename(self, old: bytes, new: bytes, flags: int) -> None:
+        """See renameat2(2)."""
+        raw.renameat2(raw.AT_FDCWD, old, raw.AT_FDCWD, new, flags)
+
+    @operation
+    def link(self, old: bytes, new: bytes) -> None:
+        """See link(2)."""
+        os.link(old, new)
+
+    @operation
+    def symlink(self, target: bytes, path: bytes) -> None:
+        """See symlink(2)."""
+        os.symlink(target, path)
+
+    @operation
+    def mknod(self, path: bytes, mode: int, device: int) -> None:
+        """See mknod(2)."""
+        os.mknod(path, mode, device)
+
+    @operation
+    def chmod(self, path: bytes, mode: int) -> None:
+        """See chmod(2)."""
+        os.chmod(path, mode)
+
+    @operation
+    def chown(self, path: bytes, owner: int, group: int) -> None:
+        """See lchown(2)."""
+        os.lchown(path, owner, group)
+
+    @operation
+    def utimens(self, path: bytes, atime_ns: int, mtime_ns: int) -> None:
+        """See utimensat(2)."""
+        os.utime(path, ns=(atime_ns, mtime_ns), follow_symlinks=False)
+
+    @operation
+    def touch(self, path: bytes) -> None:
+        """Set both times to the present, which takes less rights than another time."""
+        os.utime(path)
+
+    @operation
+    def setxattr(self, path: bytes, name: bytes, value: bytes, flags: int) -> None:
+        """See lsetxattr(2)."""
+        os.setxattr(path, name, value, flags, follow_symlinks=False)
+
+    @operation
+    def getxattr(self, path: bytes, name: bytes) -> bytes:
+        """See lgetxattr(2)."""
+        return os.getxattr(path, name, follow_symlinks=False)
+
+    @operation
+    def listxattr(self, path: bytes) -> list[str]:
+        """See llistxattr(2)."""
+        return sorted(os.listxattr(path, follow_symlinks=False))
+
+    @operation
+    def removexattr(self, path: bytes, name: bytes) -> None:
+        """See lremovexattr(2)."""
+        os.removexattr(path, name, follow_symlinks=False)
+
+    @operation
+    def readlink(self, path: bytes) -> bytes:
+        """See readlink(2)."""
+        return os.readlink(path)
+
+    @operation
+    def readdir(self, path: bytes) -> list[tuple[bytes, bool, bool]]:
+        """Return names and types."""
+        with os.scandir(path) as entries:
+            return sorted((entry.name, entry.is_dir(follow_symlinks=False), entry.is_symlink()) for entry in entries)
+
+    @operation
+    def stat(self, path: bytes) -> tuple[object, ...]:
+        """See lstat(2)."""
+        return facts(os.lstat(path))
+
+    @operation
+    def access(self, path: bytes, mode: int) -> bool:
+        """See faccessat(2) with AT_EACCESS, which asks for the ids that setfsuid set as well."""
+        return os.access(path, mode, effective_ids=True)
+
+    # by descriptor
+
+    @operation
+    def open(self, slot: int, path: bytes, flags: int) -> None:
+        """Open and keep; what was open in the slot is closed."""
+        self._keep(slot, os.open(path, flags | os.O_NONBLOCK, 0o666))
+
+    @operation
+    def tmpfile(self, slot: int, path: bytes) -> None:
+        """Open a nameless file in a directory and keep it."""
+        self._keep(slot, os.open(path, os.O_TMPFILE | os.O_RDWR, 0o644))
+
+    def _held(self, slot: int) -> int:
+        if slot not in self._open:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        return self._open[slot]
+
+    def _keep(self, slot: int, descriptor: int) -> None:
+        if slot in self._open:
+            os.close(self._open.pop(slot))
+        self._open[slot] = descriptor
+
+    @operation
+    def close(self, slot: int) -> None:
+        """Close what is open in the slot."""
+        os.close(self._held(slot))
+        del self._open[slot]
+
+    @operation
+    def fread(self, slot: int, offset: int) -> bytes:
+        """See pread(2)."""
+        return os.pread(self._held(slot), 65536, offset)
+
+    @operation
+    def fwrite(self, slot: int, data: bytes, offset: int) -> int:
+        """See pwrite(2)."""
+        return os.pwrite(self._held(slot), data, offset)
+
+    @operation
+    def fstat(self, slot: int) -> tuple[object, ...]:
+        """See fstat(2)."""
+        return facts(os.fstat(self._held(slot)))
+
+    @operation
+    def ftruncate(self, slot: int, size: int) -> None:
+        """See ftruncate(2)."""
+        os.ftruncate(self._held(slot), size)
+
+    @operation
+    def fchmod(self, slot: int, mode: int) -> None:
+        """See fchmod(2)."""
+        os.fchmod(self._held(slot), mode)
+
+    @operation
+    def fsync(self, slot: int) -> None:
+        """See fsync(2)."""
+        os.fsync(self._held(slot))
+
+    @operation
+    def freaddir(self, slot: int) -> list[str]:
+        """List the directory that is open in the slot."""
+        return sorted(os.listdir(self._held(slot)))
+
+    @operation
+    def flink(self, slot: int, path: bytes) -> None:
+        """Give the file that is open in the slot a name."""
+        raw.link_descriptor(self._held(slot), raw.AT_FDCWD, path)
+
+    @operation
+    def fmkdir(self, slot: int, name: bytes) -> None:
+        """Make a directory in the one that is open in the slot."""
+        os.mkdir(name, dir_fd=self._held(slot))
+
+
+def facts(found: os.stat_result) -> tuple[object, ...]:
+    """Return what two right file systems agree on, of one file."""
+    kind = stat.S_IFMT(found.st_mode)
+    own = () if kind == stat.S_IFDIR else (found.st_size, found.st_nlink)
+    moment: object = "present" if found.st_mtime_ns in PRESENT_NS else found.st_mtime_ns
+    return oct(found.st_mode), found.st_uid, found.st_gid, found.st_rdev, moment, *own
+
+
+def shown(root: Path) -> Tree:
+    """Return a snapshot of the whole tree, with the present left out."""
+    return {path: _timeless(entry) for path, entry in snapshot(root).items() if path}
+
+
+def _timeless(entry: Entry) -> Entry:
+    return entry._replace(mtime_ns=0) if entry.mtime_ns in PRESENT_NS else entry

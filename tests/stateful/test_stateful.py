@@ -1,0 +1,114 @@
+"""Our mount against the kernel's overlayfs, and that against itself: the comparison can hold, and can fail."""
+
+from __future__ import annotations
+
+import os
+from functools import partial
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import HealthCheck, Phase, seed, settings
+from hypothesis.stateful import run_state_machine_as_test
+
+from tests.support.mounts import run, union_mount
+from tests.support.probes import requires
+
+from .machine import fewest_steps, machine, oracle, run_by_chance, without_redirects
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from .machine import Comparison, Mount
+
+pytestmark = requires("root", "overlayfs")
+
+OURS: dict[str, Mount] = {
+    "direct": union_mount,
+    "fusepy": partial(union_mount, words=("--transport", "fusepy")),
+}
+#: Operations of the long form, in tests of so many each: every one has a seed of its own.
+LONG = int(os.environ.get("UNIONFS_STATEFUL_STEPS", "20000"))
+ONE_TEST = 1000
+ONE_RUN = 60
+#: Shrinking a failure to the fewest operations takes minutes: for whoever looks for its cause.
+SHRINK = os.environ.get("UNIONFS_STATEFUL_SHRINK") == "1"
+
+
+@pytest.fixture
+def scratch(tmp_path: Path) -> Iterator[Path]:
+    """A tmpfs for the layers: it has xattrs, file handles and whiteouts, and no disk to wait for."""
+    tmp_path.chmod(0o755)
+    run("mount", "-t", "tmpfs", "-o", "mode=0755", "layers", tmp_path)
+    yield tmp_path
+    run("umount", tmp_path)
+
+
+def compare(scratch: Path, ours: Mount, operations: int, *, number: int = 0) -> None:
+    """Do about ``operations`` operations, the same for the same ``number``: a part as hypothesis likes, most by chance.
+
+    Hypothesis repeats and varies what it did, which is right for few steps but finds less in as many.
+    """
+    kind = machine(scratch, ours)
+    chosen = settings(
+        max_examples=max(operations // 4 // ONE_RUN, 1),
+        stateful_step_count=ONE_RUN,
+        deadline=None,
+        database=None,
+        phases=(Phase.generate, Phase.shrink) if SHRINK else (Phase.generate,),
+        suppress_health_check=list(HealthCheck),
+    )
+    for run_number in range(operations * 3 // 4 // ONE_RUN):
+        by_chance(kind, number * 1000 + run_number)
+    run_state_machine_as_test(seed(number)(kind), settings=chosen)
+
+
+def by_chance(kind: type[Comparison], seed: int) -> None:
+    """Do one run, and tell its operations when it fails: as few as needed with UNIONFS_STATEFUL_SHRINK=1."""
+    steps, told = list(range(1, ONE_RUN + 1)), list[str]()
+    reason = failure(kind, seed, steps, told)
+    if reason and SHRINK:
+        steps = fewest_steps(lambda fewer: failure(kind, seed, fewer, []) is not None, steps)
+        told.clear()
+        reason = failure(kind, seed, steps, told) or reason
+    assert reason is None, "\n".join((f"seed {seed}", *told, reason))
+
+
+def failure(kind: type[Comparison], seed: int, steps: list[int], told: list[str]) -> str | None:
+    """Return what was wrong in a run."""
+    try:
+        run_by_chance(kind, seed, steps, told)
+    except (AssertionError, OSError) as error:
+        return repr(error) if isinstance(error, OSError) else str(error)
+    return None
+
+
+def test_overlayfs_agrees_with_itself(scratch: Path) -> None:
+    """Whatever the machine reports of two equal mounts would be its own mistake."""
+    compare(scratch, oracle, 500)
+
+
+def test_a_difference_is_found(scratch: Path) -> None:
+    """Without redirects overlayfs refuses to rename directories: that must not escape."""
+    with pytest.raises(AssertionError, match=r"rename(.|\n)*EXDEV"):
+        compare(scratch, without_redirects, 2000)
+
+
+@pytest.mark.parametrize(
+    "transport",
+    [
+        pytest.param(name, marks=requires(*needs))
+        for name, needs in (("direct", ("fuse",)), ("fusepy", ("fuse", "libfuse2")))
+    ],
+)
+def test_ours_agrees_with_overlayfs(scratch: Path, transport: str) -> None:
+    """The short form."""
+    compare(scratch, OURS[transport], 1500)
+
+
+@pytest.mark.long
+@requires("fuse")
+@pytest.mark.parametrize("number", range(1, LONG // ONE_TEST + 1))
+def test_ours_agrees_with_overlayfs_for_long(scratch: Path, number: int) -> None:
+    """The long form."""
+    compare(scratch, OURS["direct"], ONE_TEST, number=number)
