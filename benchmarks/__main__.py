@@ -36,7 +36,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add = parser.add_argument
     add("--size", choices=list(SCALES), default="full", help="how much work there is (default: full)")
     add("--quick", dest="size", action="store_const", const="quick", help="--size quick: under five minutes")
-    add("--only", action="append", default=[], metavar="WORKLOAD", help="a workload, row, group or pattern")
+    add("--only", action="append", default=[], metavar="W", help="workloads, rows, groups or patterns, with commas")
     add("--peers", default="", metavar="A,B", help="names of peers, or their beginnings")
     add("--rounds", type=int, metavar="N", help="rounds instead of the size's own number")
     add("--counts", action="store_true", help="one more round that counts FUSE requests instead of time")
@@ -49,6 +49,7 @@ def main(argv: Sequence[str] = sys.argv[1:]) -> int:
     """Run what the command line asks for; 0, or 1 when a workload failed, 2 for a wrong name, 130 after Ctrl-C."""
     options = parse(argv)
     try:
+        options.only = [name for names in options.only for name in names.split(",")]
         chosen = select(options.only, [entry for entry in WORKLOADS.values() if entry.fits(SCALES[options.size])])
         peers = choose([name for name in options.peers.split(",") if name])
     except LookupError as error:
@@ -56,7 +57,8 @@ def main(argv: Sequence[str] = sys.argv[1:]) -> int:
         return 2
     if options.list:
         return show(chosen, peers)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     base = Path(tempfile.mkdtemp(prefix="unionfs-bench.", dir=options.directory))
     try:
         return measure(options, chosen, peers, base)

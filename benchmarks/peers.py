@@ -21,6 +21,7 @@ from typing import ClassVar, NamedTuple
 from benchmarks import proc, system
 
 MOUNT_LIMIT_S = 30.0
+END_LIMIT_S = 10.0
 POLL_S = 0.002
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -58,7 +59,7 @@ class Mounted:
         try:
             system.unmount(self.root)
         finally:
-            ended = self.server is None or proc.wait(self.server, proc.GRACE_S)
+            ended = self.server is None or proc.wait(self.server, END_LIMIT_S)
             if self.server and not ended:
                 proc.kill(self.server)
         if not ended:

@@ -20,7 +20,7 @@ def draw(result: report.Result, path: Path) -> None:
     """Write a PNG with one group of points per row, on a logarithmic scale."""
     import_module("matplotlib").use("Agg")
     pyplot = import_module("matplotlib.pyplot")
-    rows = [row for row in result.rows if result.samples(row.name, report.FUSE_REFERENCE)]
+    rows = [row for row in result.rows if row.unit == "s" and result.samples(row.name, report.FUSE_REFERENCE)]
     figure, axes = pyplot.subplots(figsize=(10, 2 + 0.32 * len(rows)), layout="constrained")
     for peer in result.peers:
         if peer != report.FUSE_REFERENCE:
@@ -28,7 +28,7 @@ def draw(result: report.Result, path: Path) -> None:
     axes.axvline(1, color="black", linewidth=1, label=report.FUSE_REFERENCE)
     axes.set_xscale("log")
     axes.set_yticks(range(len(rows)), [row.name for row in rows])
-    axes.invert_yaxis()
+    axes.set_ylim(len(rows), -1)
     axes.grid(alpha=0.3)
     axes.set_xlabel(f"times as fast as {report.FUSE_REFERENCE}: median of the rounds, smallest to largest")
     axes.legend(loc="best", fontsize="small")

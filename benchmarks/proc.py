@@ -126,5 +126,10 @@ def _judge(
         raise StepFailed(f"{Path(argv[0]).name}: no answer in {passed_s:.0f} s")
     codes = [process.returncode for process in processes if process.returncode]
     if codes:
-        last = said[-ERROR_CHARS:].decode(errors="replace").strip().replace("\n", "; ")
-        raise StepFailed(f"{' '.join(argv)[: ERROR_CHARS // 3]}: exit status {codes[0]}: {last}")
+        last = said.decode(errors="replace").strip().rpartition("\n")[2][-ERROR_CHARS:]
+        raise StepFailed(f"{_brief(argv)}: exit status {codes[0]}: {last}")
+
+
+def _brief(argv: Sequence[str]) -> str:
+    """A command for people: without the directories of its words, which are different in each run."""
+    return " ".join(word.rpartition("/")[2] or word for word in argv)[: ERROR_CHARS // 3]

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 from benchmarks import proc, system
+from benchmarks.peers import END_LIMIT_S
 from benchmarks.registry import Row, workload
 from benchmarks.site import Site
 
@@ -29,7 +30,7 @@ def start(site: Site) -> None:
 
 def expect_end(pids: list[int]) -> None:
     """Raise :class:`proc.StepFailed` when a server in the background outlives its mount."""
-    deadline = time.monotonic() + proc.GRACE_S
+    deadline = time.monotonic() + END_LIMIT_S
     while any(Path(f"/proc/{pid}").exists() for pid in pids):
         if time.monotonic() > deadline:
             raise proc.StepFailed("the server did not end after the unmount")
