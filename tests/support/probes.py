@@ -63,12 +63,12 @@ def kernel() -> tuple[int, int]:
 
 
 def _attempt(*command: str | Path) -> str | None:
-    """Run a command that shows whether something works; its last line of complaint is the reason."""
+    """Run a command that shows whether something works; the first line of its complaint is the reason."""
     done = subprocess.run(command, capture_output=True, timeout=PROBE_LIMIT_S, check=False)
     if done.returncode == 0:
         return None
     said = done.stderr.decode(errors="replace").strip().splitlines()
-    return said[-1] if said else f"{command[0]} exited with {done.returncode}"
+    return said[0] if said else f"{command[0]} exited with {done.returncode}"
 
 
 def _program(name: str, package: str) -> Probe:
