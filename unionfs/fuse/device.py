@@ -14,7 +14,7 @@ import time
 from collections import deque
 from fcntl import ioctl
 
-from unionfs.fuse.dispatch import MAX_WRITE_BYTES, Later
+from unionfs.fuse.verbs.base import MAX_WRITE_BYTES, Later
 from unionfs.fuse.wire import abi, replies, requests
 from unionfs.union.copyup import Pending
 
@@ -22,7 +22,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from unionfs.fuse.dispatch import Buffers, Dispatcher, Reply
+    from unionfs.fuse.dispatch import Dispatcher
+    from unionfs.fuse.verbs.base import Buffers, Reply
     from unionfs.union.copyup import CopyJob
 
 _BUFFER_BYTES = MAX_WRITE_BYTES + 8192
@@ -42,7 +43,9 @@ class PassthroughBacking:
 
     def open(self, descriptor: int) -> int:
         """Return a backing id for an open file. Raises OSError where the kernel refuses it."""
-        return ioctl(self._device, abi.FUSE_DEV_IOC_BACKING_OPEN, bytearray(abi.BACKING_MAP.pack(descriptor, 0)))
+        request = bytearray(abi.BACKING_MAP.pack(descriptor, 0))
+        backing_id: int = ioctl(self._device, abi.FUSE_DEV_IOC_BACKING_OPEN, request)
+        return backing_id
 
     def close(self, backing_id: int) -> None:
         """Give a backing id back."""

@@ -64,7 +64,7 @@ def start(service: Service) -> int:
 def serve(service: Service) -> None:
     """Serve in this very process until the mount ends. Raises UnionfsError if it cannot be mounted."""
     check(service)
-    _serve(service, lambda: None, lambda text: print(text, file=sys.stderr))
+    _serve(service, lambda: None, _complain)
 
 
 def check(service: Service) -> None:
@@ -124,6 +124,12 @@ def _close_inherited(keep: int) -> None:
                 os.close(descriptor)
             except OSError:
                 pass  # the directory that was just listed
+
+
+def _complain(text: str) -> None:
+    """Write to standard error, in the foreground."""
+    sys.stderr.write(text + "\n")
+    sys.stderr.flush()
 
 
 def _log(text: str) -> None:
@@ -211,11 +217,16 @@ def _serve_device(
 
 def _describe(name: bytes, service: Service, stack: Stack, server: Server) -> bytes | None:
     """Return the virtual attribute ``user.unionfs.NAME`` of the root directory, in JSON."""
-    config = service.config
     if name == b"config":
-        paths = {"lower": config.lowers, "upper": [config.upper] if config.upper else [], "workdir": [config.workdir] if config.workdir else []}
-        shown = {key: [os.fsdecode(path) for path in value] for key, value in paths.items()}
-        return json.dumps({**shown, "pid": os.getpid(), "dialect": stack.upper.dialect.name if stack.upper else None}).encode()
+        config = service.config
+        shown = {
+            "lower": [os.fsdecode(path) for path in config.lowers],
+            "upper": None if config.upper is None else os.fsdecode(config.upper),
+            "workdir": None if config.workdir is None else os.fsdecode(config.workdir),
+            "dialect": None if stack.upper is None else stack.upper.dialect.name,
+            "pid": os.getpid(),
+        }
+        return json.dumps(shown).encode()
     if name == b"stats":
         return json.dumps(server.statistics()).encode()
     return None
@@ -228,10 +239,10 @@ def _trace(dispatcher: Dispatcher) -> None:
     handle = dispatcher.handle
 
     def traced(request: Request) -> object:
-        print(render.request(request), file=sys.stderr, flush=True)
+        _complain(render.request(request))
         reply = handle(request)
         shown = render.reply(reply) if isinstance(reply, bytes) else type(reply).__name__
-        print(f"    {shown}", file=sys.stderr, flush=True)
+        _complain(f"    {shown}")
         return reply
 
     dispatcher.handle = traced  # type: ignore[assignment, method-assign]

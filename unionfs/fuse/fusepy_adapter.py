@@ -1,0 +1,234 @@
+"""The portable transport: the same union behind libfuse, by way of fusepy (libfuse 2) or mfusepy (libfuse 2 and 3).
+
+``serve`` mounts and serves in the process it is called in, which must be one of its own: libfuse's way into the
+background is never used. One thread answers all requests, one after the other.
+
+What libfuse does not let through
+---------------------------------
+libfuse's high-level interface names files by path, and libfuse 2 speaks version 7.19 of the kernel's protocol. So, of
+what a program may expect of a file system, this does not hold here, while it holds with the direct transport:
+
+- An open directory that is removed, and an open file whose directory is removed after it: reading and writing go on, but
+  fstat(2), fchmod(2) and the like fail with ENOENT or ESTALE, since libfuse has no path to ask for. An open file that is
+  unlinked alone works (see ``fusepy_paths``).
+- rename(2) over a file that is open is two steps for libfuse: if the server is killed between them, the new name is
+  missing and the file is still at its old one.
+- Two names of one file (hard links) are two inodes for the kernel: same st_ino, same attributes, same data after each
+  open, but not coherent while both are open (mappings above all), and POSIX locks on one do not hold on the other.
+  Attributes are asked for each time for that reason: stat(2) is a request, where the direct transport has none.
+- renameat2(2) has no flags (EINVAL), SEEK_HOLE and SEEK_DATA see no holes, copy_file_range(2) goes through memory,
+  statx(2) has no time of birth; libfuse 3 lets RENAME_NOREPLACE and RENAME_EXCHANGE through, none of the others.
+- O_TMPFILE is EOPNOTSUPP, and so is fallocate(2) with fusepy; mfusepy has it. syncfs(2) reaches no further than the kernel.
+- POSIX ACLs are stored, not enforced, with libfuse 2.
+- File handles (name_to_handle_at(2)) are stale once the kernel has dropped what it knew of the file.
+- Opening a file with O_TRUNC takes its set-id bits away by user id, not by the capability CAP_FSETID.
+- Names that begin with ``.fuse_hidden`` and go on with 16 hexadecimal digits are libfuse's: an open file that is given
+  such a name is unlinked.
+- One slow read, or the copy-up of a large file, holds up everybody else.
+- ``nosymfollow`` cannot be asked for; the words for access times are dropped, as they mean nothing to any FUSE mount.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import sys
+
+from unionfs import errors
+from unionfs.fuse import fusepy_library
+from unionfs.fuse.fusepy_operations import Operations
+from unionfs.syscalls import mounts, process
+from unionfs.union import stack as stacks
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from unionfs.fuse.fusepy_library import Library
+    from unionfs.fuse.mounting import MountOptions
+    from unionfs.union.stack import Config, Stack
+
+_FOREVER_S = 1 << 31
+# The words that libfuse knows (lib/mount.c), by what they set and by what they clear.
+_FLAG_WORDS = (
+    (mounts.MS_RDONLY, "ro", "rw"),
+    (mounts.MS_NOSUID, "nosuid", "suid"),
+    (mounts.MS_NODEV, "nodev", "dev"),
+    (mounts.MS_NOEXEC, "noexec", "exec"),
+    (mounts.MS_SYNCHRONOUS, "sync", "async"),
+    (mounts.MS_NOATIME, "noatime", "atime"),
+)
+_PRIVILEGED_WORDS = ("suid", "dev")
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
+def probe() -> None:
+    """See that this transport can be used. Raises errors.FusepyMissing or errors.LibfuseMissing."""
+    fusepy_library.load()
+
+
+def serve(
+    config: Config,
+    mountpoint: bytes,
+    options: MountOptions,
+    *,
+    debug: bool,
+    ready: Callable[[], None],
+    open_stack: Callable[[Config], Stack] = stacks.open_stack,
+    describe: Callable[[Stack, bytes], bytes | None] = lambda _stack, _name: None,
+    report: Callable[[str], None] = lambda text: print(text, file=sys.stderr),  # noqa: T201 - the log of a foreground server
+) -> None:
+    """Mount ``config`` on the directory ``mountpoint`` and serve it in this process until it is unmounted.
+
+    SIGTERM, SIGINT and SIGHUP unmount it. ``ready`` is called once the mount answers; ``debug`` lets libfuse print each
+    request on standard error; ``describe`` answers for the virtual attributes ``user.unionfs.NAME`` of the root, and
+    ``report`` is told of each request that ended in a bug. Raises errors.FusepyMissing, errors.LibfuseMissing,
+    errors.LayerError, or errors.MountError with what libfuse said.
+    """
+    library = fusepy_library.load()
+    words = _words(library, mountpoint, options, read_only=config.upper is None)
+    os.umask(0)
+    stack = open_stack(config)
+    try:
+        complaints = None if debug else _Complaints()
+        operations = Operations(
+            stack,
+            library.caller,
+            lambda name: describe(stack, name),
+            lambda: _answering(complaints, ready),
+        )
+        callbacks = _Callbacks(operations, report)
+        library.prepare(callbacks)
+        _run(library, callbacks, mountpoint, words | ({"debug": True} if debug else {}), complaints)
+    finally:
+        stack.close()
+
+
+def _answering(complaints: _Complaints | None, ready: Callable[[], None]) -> None:
+    if complaints is not None:
+        complaints.end()
+    ready()
+
+
+def _run(
+    library: Library,
+    callbacks: _Callbacks,
+    mountpoint: bytes,
+    words: dict[str, str | int | bool],
+    complaints: _Complaints | None,
+) -> None:
+    for number in _SIGNALS:
+        signal.signal(number, signal.SIG_DFL)  # libfuse takes over those that nobody handles
+    said = ""
+    try:
+        library.run(callbacks, mountpoint, words)
+    except RuntimeError as error:
+        said = complaints.end() if complaints is not None else ""
+        raise errors.MountError(mountpoint=mountpoint, reason=said or f"libfuse ended with status {error}") from error
+    finally:
+        if complaints is not None:
+            complaints.end()
+
+
+# -- options ---------------------------------------------------------------------------------------------------------
+
+
+def _words(
+    library: Library, mountpoint: bytes, options: MountOptions, *, read_only: bool
+) -> dict[str, str | int | bool]:
+    """Return the options for libfuse by name. Raises errors.MountError for one that it has no word for."""
+    if options.flags & mounts.MS_NOSYMFOLLOW:
+        raise errors.MountError(mountpoint=mountpoint, reason="libfuse cannot pass 'nosymfollow' on")
+    privileged = process.has_capability(process.CAP_SYS_ADMIN)
+    flags = options.flags | (mounts.MS_RDONLY if read_only else 0)
+    words: dict[str, str | int | bool] = {
+        "default_permissions": True,
+        "use_ino": True,
+        "entry_timeout": _FOREVER_S,
+        "negative_timeout": _FOREVER_S,
+        "attr_timeout": 0,  # the kernel takes the names of a hard link for different files
+        "nonempty": library.version == 2,  # libfuse 3 does not mind
+        "allow_other": privileged or options.allow_other or options.allow_root,
+        "dirsync": bool(flags & mounts.MS_DIRSYNC),
+    }
+    for flag, set_word, clear_word in _FLAG_WORDS:
+        word = set_word if flags & flag else clear_word
+        words[word] = privileged or word not in _PRIVILEGED_WORDS
+    return words | _named_words(options)
+
+
+def _named_words(options: MountOptions) -> dict[str, str | int | bool]:
+    words: dict[str, str | int | bool] = {}
+    for name, value in (("fsname", options.fsname), ("subtype", options.subtype)):
+        if value:
+            words[name] = _escape(value)
+    for name, number in (("max_read", options.max_read), ("blksize", options.blksize)):
+        if number:
+            words[name] = number
+    for word in options.security:
+        name, _, value = word.partition("=")
+        words[name] = _escape(value)
+    return words
+
+
+def _escape(value: str) -> str:
+    """Write a value such that libfuse's parser takes it as it is (fuse_opt_parse in lib/fuse_opt.c)."""
+    plain = os.fsencode(value).decode(fusepy_library.ENCODING)
+    return plain.replace("\\", "\\\\").replace(",", "\\,")
+
+
+# -- around libfuse --------------------------------------------------------------------------------------------------
+
+
+class _Callbacks:
+    """What fusepy is given: each public method of ``operations``, which from here on raises OSError with an errno alone."""
+
+    def __init__(self, operations: Operations, report: Callable[[str], None]) -> None:
+        for name in dir(operations):
+            if not name.startswith("_") and name != "between":
+                setattr(self, name, _guarded(getattr(operations, name), operations.between, report))
+
+
+def _guarded(
+    operation: Callable[..., Any], between: Callable[[], None], report: Callable[[str], None]
+) -> Callable[..., Any]:
+    def call(*arguments: object) -> Any:
+        try:
+            between()
+            return operation(*arguments)
+        except OSError as error:
+            raise OSError(error.errno or errno.EIO, error.strerror) from None
+        except Exception:  # a bug: what asked for it gets EIO, and the mount lives on
+            import traceback
+
+            report(f"{operation.__name__}{arguments!r}: {traceback.format_exc()}")
+            raise OSError(errno.EIO, os.strerror(errno.EIO)) from None
+
+    return call
+
+
+class _Complaints:
+    """Catches what libfuse prints on standard error while it mounts: there is no other way to learn why it could not."""
+
+    def __init__(self) -> None:
+        self._reading, writing = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._standard_error = os.dup(2)
+        os.dup2(writing, 2)
+        os.close(writing)
+
+    def end(self) -> str:
+        """Give standard error back; return what was printed since, on one line. Only the first call does anything."""
+        if self._reading < 0:
+            return ""
+        os.dup2(self._standard_error, 2)
+        os.close(self._standard_error)
+        try:
+            said = os.read(self._reading, 65536)
+        except BlockingIOError:
+            said = b""
+        os.close(self._reading)
+        self._reading = -1
+        lines = [line.partition(": ")[2] or line for line in os.fsdecode(said).splitlines()]
+        return "; ".join(lines)

@@ -1,0 +1,1 @@
+"""One short method an opcode, by what it is about."""

@@ -1,0 +1,121 @@
+"""Lookup, attributes, extended attributes."""
+
+from __future__ import annotations
+
+import errno
+import stat
+
+from unionfs.fuse.verbs.base import FOREVER_S, Verbs
+from unionfs.fuse.wire import abi, replies
+from unionfs.syscalls import files
+from unionfs.union.nodes import Node
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from unionfs.fuse.verbs.base import Reply
+    from unionfs.fuse.wire.requests import Request
+
+_NEGATIVE = replies.negative_entry(FOREVER_S)
+_KEEP = (0, files.UTIME_OMIT)
+_NOW = (0, files.UTIME_NOW)
+
+
+class AttributeVerbs(Verbs):
+    """What the kernel asks about one file by its name or id."""
+
+    def _lookup(self, request: Request) -> Reply:
+        name = request.names[0]
+        if name == b"." or name == b"..":
+            return self._lookup_dots(request, name)
+        found = self.view.lookup(self._directory(request.nodeid), name)
+        if found is None:
+            return replies.data(request.unique, _NEGATIVE)
+        return replies.data(request.unique, self._entry(*found))
+
+    def _lookup_dots(self, request: Request, name: bytes) -> Reply:
+        """File handles ask for a node by its id alone (INIT_EXPORT_SUPPORT)."""
+        node = self._node(request.nodeid)
+        if name == b"..":
+            node = node.parent or self.nodes.root
+        return replies.data(request.unique, self._entry(node, self._state(node)))
+
+    def _getattr(self, request: Request) -> Reply:
+        node = self._node(request.nodeid)
+        return replies.data(request.unique, replies.attr(FOREVER_S, self._attributes(node, self._state(node))))
+
+    def _statx(self, request: Request) -> Reply:
+        node = self._node(request.nodeid)
+        state = self._state(node)
+        place = (node.descriptor, b"") if node.descriptor >= 0 else self.view.place(node)
+        extended = files.statx(*place)
+        btime = extended.btime[0] * 10**9 + extended.btime[1] if extended.mask & files.STATX_BTIME else None
+        links = self.view.links(node, state)
+        payload = replies.statx(FOREVER_S, state, node.ino, links, state.st_uid, state.st_gid, btime_ns=btime)
+        return replies.data(request.unique, payload)
+
+    def _setattr(self, request: Request) -> Reply:
+        node = self._node(request.nodeid)
+        valid, _fh, size, _owner, atime, mtime, _ctime, atime_ns, mtime_ns, _ctime_ns, mode, uid, gid = request.args
+        edit = self._edit()
+        if valid & abi.FATTR_SIZE and isinstance(node, Node):
+            edit.change(node, truncate=size == 0)
+            opened = self.files.current(node)
+            edit.truncate(node, size, -1 if opened is None else opened.descriptor)
+        if valid & (abi.FATTR_UID | abi.FATTR_GID):
+            edit.chown(node, uid if valid & abi.FATTR_UID else -1, gid if valid & abi.FATTR_GID else -1)
+        if valid & abi.FATTR_MODE:
+            edit.chmod(node, mode)
+        elif valid & abi.FATTR_KILL_SUIDGID:
+            self._clear_set_ids(node)
+        if valid & (abi.FATTR_ATIME | abi.FATTR_MTIME):
+            accessed = _time(valid, abi.FATTR_ATIME, abi.FATTR_ATIME_NOW, (atime, atime_ns))
+            modified = _time(valid, abi.FATTR_MTIME, abi.FATTR_MTIME_NOW, (mtime, mtime_ns))
+            edit.utimens(node, accessed, modified)
+        return replies.data(request.unique, replies.attr(FOREVER_S, self._attributes(node, self._state(node))))
+
+    def _readlink(self, request: Request) -> Reply:
+        return replies.data(request.unique, self.view.readlink(self._file(request.nodeid)))
+
+    def _statfs(self, request: Request) -> Reply:
+        return replies.data(request.unique, replies.statfs(self.view.statfs()))
+
+    def _getxattr(self, request: Request) -> Reply:
+        name = request.names[0]
+        value = None
+        if request.nodeid == abi.ROOT_ID and name.startswith(b"user.unionfs."):
+            value = self.describe(name[13:])
+        if value is None:
+            value = self.view.getxattr(self._node(request.nodeid), name)
+        return _sized(request.unique, value, request.args[0])
+
+    def _listxattr(self, request: Request) -> Reply:
+        names = self.view.listxattr(self._node(request.nodeid))
+        return _sized(request.unique, b"".join(name + b"\0" for name in names), request.args[0])
+
+    def _setxattr(self, request: Request) -> Reply:
+        node, name = self._node(request.nodeid), request.names[0]
+        assert request.data is not None
+        edit = self._edit()
+        edit.setxattr(node, name, bytes(request.data), request.args[1])
+        if len(request.args) > 2 and request.args[2] & abi.SETXATTR_ACL_KILL_SGID:
+            edit.chmod(node, self._state(node).st_mode & ~stat.S_ISGID)
+        return replies.ok(request.unique)
+
+    def _removexattr(self, request: Request) -> Reply:
+        self._edit().removexattr(self._node(request.nodeid), request.names[0])
+        return replies.ok(request.unique)
+
+
+def _time(valid: int, given: int, now: int, value: tuple[int, int]) -> tuple[int, int]:
+    if valid & now:
+        return _NOW
+    return value if valid & given else _KEEP
+
+
+def _sized(unique: int, value: bytes, size: int) -> bytes:
+    """Answer GETXATTR or LISTXATTR: how long the value is, or the value if it fits (getxattr(2))."""
+    if size == 0:
+        return replies.data(unique, replies.xattr_size(len(value)))
+    if len(value) > size:
+        return replies.error(unique, errno.ERANGE)
+    return replies.data(unique, value)

@@ -1,0 +1,180 @@
+"""Open files: their data, their space, and getting it to disk."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from unionfs.fuse.verbs.base import Later, Verbs
+from unionfs.fuse.wire import abi, replies
+from unionfs.syscalls import files
+from unionfs.union.mutate import Caller
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from unionfs.fuse.verbs.base import Buffers, Reply
+    from unionfs.fuse.wire.requests import Request
+    from unionfs.union.nodes import AnyNode, Node
+
+_SMALL_BYTES = 1 << 18  # what is copied before another thread would have taken over
+_RWF_NOWAIT = getattr(os, "RWF_NOWAIT", 0)
+
+
+class FileVerbs(Verbs):
+    """What the kernel asks of files that somebody has open."""
+
+    def _open(self, request: Request) -> Reply:
+        node = self._file(request.nodeid)
+        flags, open_flags = request.args
+        how = self.files.acquire(node, flags)
+        if flags & os.O_TRUNC and open_flags & abi.OPEN_KILL_SUIDGID:
+            self._clear_set_ids(node)
+        return replies.data(request.unique, replies.opened(0, *how))
+
+    def _create(self, request: Request) -> Reply:
+        _flags, mode, umask, _open_flags = request.args
+        caller = Caller(request.uid, request.gid, umask)
+        parent = self._directory(request.nodeid)
+        node, state, descriptor = self._edit().create(parent, request.names[0], mode, caller)
+        return self._created(request, node, state, descriptor)
+
+    def _tmpfile(self, request: Request) -> Reply:
+        _flags, mode, umask, _open_flags = request.args
+        caller = Caller(request.uid, request.gid, umask)
+        made = self._edit().tmpfile(self._directory(request.nodeid), mode, caller)
+        return self._created(request, *made)
+
+    def _created(self, request: Request, node: Node, state: os.stat_result, descriptor: int) -> Reply:
+        how = self.files.adopt(node, descriptor)
+        return replies.data(request.unique, replies.created(self._entry(node, state), replies.opened(0, *how)))
+
+    def _release(self, request: Request) -> Reply:
+        self.files.release(self._file(request.nodeid))
+        return replies.ok(request.unique)
+
+    def _read(self, request: Request) -> Reply:
+        """Answer from the page cache at once; what is not there is for another thread to wait for (preadv2(2), RWF_NOWAIT)."""
+        _fh, offset, size = request.args[:3]
+        descriptor, owned = self.files.borrow(self._file(request.nodeid))
+        unique = request.unique
+        try:
+            window = memoryview(self.page)[:size]
+            try:
+                got = os.preadv(descriptor, [window], offset, _RWF_NOWAIT)
+            except OSError as error:
+                if error.errno not in (errno.EAGAIN, errno.EOPNOTSUPP):
+                    raise
+                got = -1
+            if got == size or (got >= 0 and offset + got >= os.stat(descriptor).st_size):
+                return replies.header(unique, got), window[:got]
+            waiting = os.dup(descriptor)
+        finally:
+            if owned:
+                os.close(descriptor)
+        return Later(lambda: _read_slowly(unique, waiting, offset, size))
+
+    def _write(self, request: Request) -> Reply:
+        node = self._file(request.nodeid)
+        _fh, offset, _size, write_flags = request.args[:4]
+        assert request.data is not None
+        self._edit().change(node)
+        descriptor, owned = self.files.borrow(node)
+        try:
+            written = os.pwrite(descriptor, request.data, offset)
+        finally:
+            if owned:
+                os.close(descriptor)
+        if write_flags & abi.WRITE_KILL_SUIDGID:
+            self._clear_set_ids(node)
+        return replies.data(request.unique, replies.written(written))
+
+    def _fsync(self, request: Request) -> Reply:
+        node = self._file(request.nodeid)
+        if not node.in_upper or self.stack.config.volatile:
+            return replies.ok(request.unique)
+        descriptor, owned = self.files.borrow(node)
+        sync = os.fdatasync if request.args[1] & abi.FSYNC_FDATASYNC else os.fsync
+        return self._sync(request.unique, descriptor if owned else os.dup(descriptor), sync)
+
+    def _syncfs(self, request: Request) -> Reply:
+        if self.stack.upper is None or self.stack.config.volatile:
+            return replies.ok(request.unique)
+        return self._sync(request.unique, os.dup(self.stack.upper.root.fd), files.syncfs)
+
+    def _fallocate(self, request: Request) -> Reply:
+        node = self._file(request.nodeid)
+        _fh, offset, length, mode = request.args
+        self._edit().change(node)
+        descriptor, owned = self.files.borrow(node)
+        working = descriptor if owned else os.dup(descriptor)
+        return self._sync(request.unique, working, lambda file: files.fallocate(file, mode, offset, length))
+
+    def _lseek(self, request: Request) -> Reply:
+        _fh, offset, whence = request.args
+        descriptor, owned = self.files.borrow(self._file(request.nodeid))
+        try:
+            return replies.data(request.unique, replies.lseek(os.lseek(descriptor, offset, whence)))
+        finally:
+            if owned:
+                os.close(descriptor)
+
+    def _copy_file_range(self, request: Request) -> Reply:
+        return self._copy(request, replies.written)
+
+    def _copy_file_range_64(self, request: Request) -> Reply:
+        return self._copy(request, replies.copied)
+
+    def _copy(self, request: Request, encode: Callable[[int], bytes]) -> Reply:
+        _fh_in, off_in, node_out, _fh_out, off_out, length, _flags = request.args
+        source, target = self._file(request.nodeid), self._file(node_out)
+        self._edit().change(target)
+        opened = [os.dup(self.files.borrow(node)[0]) for node in (source, target)]
+        unique = request.unique
+
+        def run() -> bytes:
+            try:
+                copied = os.copy_file_range(opened[0], opened[1], min(length, 1 << 30), off_in, off_out)
+            finally:
+                for descriptor in opened:
+                    os.close(descriptor)
+            return replies.data(unique, encode(copied))
+
+        small = min(length, os.stat(opened[0]).st_size) <= _SMALL_BYTES
+        return run() if small else Later(run)
+
+    def _ioctl(self, request: Request) -> Reply:
+        """The two that every file system has, ioctl_iflags(2); anything else is not for a union."""
+        command = request.args[2]
+        if command not in (files.FS_IOC_GETFLAGS, files.FS_IOC_SETFLAGS):
+            return replies.error(request.unique, errno.ENOTTY)
+        node = self._node(request.nodeid)
+        if command == files.FS_IOC_SETFLAGS:
+            assert request.data is not None
+            flags = int.from_bytes(request.data[:4], "little")
+            self._edit().change(node)
+            self._with_descriptor(node, lambda descriptor: files.set_inode_flags(descriptor, flags))
+            return replies.data(request.unique, replies.ioctl(0))
+        value = self._with_descriptor(node, files.inode_flags)
+        return replies.data(request.unique, replies.ioctl(0, 0, value.to_bytes(4, "little")))
+
+    def _with_descriptor(self, node: AnyNode, act: Callable[[int], object]) -> int:
+        directory, name = self.view.place(node)
+        descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory)
+        try:
+            result = act(descriptor)
+            return result if isinstance(result, int) else 0
+        finally:
+            os.close(descriptor)
+
+    def _flush(self, request: Request) -> Reply:
+        return replies.error(request.unique, errno.ENOSYS)  # never asked again: nothing waits for a close
+
+
+def _read_slowly(unique: int, descriptor: int, offset: int, size: int) -> Buffers:
+    try:
+        content = os.pread(descriptor, size, offset)
+    finally:
+        os.close(descriptor)
+    return replies.header(unique, len(content)), content

@@ -1,0 +1,137 @@
+"""Names that come, go and move; and the listing of directories."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from unionfs.fuse.verbs.base import DT_DIR, Verbs
+from unionfs.fuse.wire import abi, replies
+from unionfs.union.mutate import Caller
+from unionfs.union.nodes import DirNode
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from unionfs.fuse.verbs.base import Reply
+    from unionfs.fuse.wire.requests import Request
+
+
+class NameVerbs(Verbs):
+    """What happens in a directory."""
+
+    def _mknod(self, request: Request) -> Reply:
+        mode, rdev, umask = request.args
+        device = os.makedev(*replies.decode_dev(rdev))
+        caller = Caller(request.uid, request.gid, umask)
+        made = self._edit().mknod(self._directory(request.nodeid), request.names[0], mode, device, caller)
+        return replies.data(request.unique, self._entry(*made))
+
+    def _mkdir(self, request: Request) -> Reply:
+        mode, umask = request.args
+        caller = Caller(request.uid, request.gid, umask)
+        made = self._edit().mkdir(self._directory(request.nodeid), request.names[0], mode, caller)
+        return replies.data(request.unique, self._entry(*made))
+
+    def _symlink(self, request: Request) -> Reply:
+        name, target = request.names
+        caller = Caller(request.uid, request.gid)
+        made = self._edit().symlink(self._directory(request.nodeid), name, target, caller)
+        return replies.data(request.unique, self._entry(*made))
+
+    def _link(self, request: Request) -> Reply:
+        node = self._file(request.args[0])
+        state = self._edit().link(node, self._directory(request.nodeid), request.names[0])
+        return replies.data(request.unique, self._entry(node, state))
+
+    def _unlink(self, request: Request) -> Reply:
+        self._edit().unlink(self._directory(request.nodeid), request.names[0])
+        return replies.ok(request.unique)
+
+    def _rmdir(self, request: Request) -> Reply:
+        self._edit().rmdir(self._directory(request.nodeid), request.names[0])
+        return replies.ok(request.unique)
+
+    def _rename(self, request: Request) -> Reply:
+        return self._move(request, 0)
+
+    def _rename2(self, request: Request) -> Reply:
+        return self._move(request, request.args[1])
+
+    def _move(self, request: Request, flags: int) -> Reply:
+        self._edit()
+        assert self.stack.renames is not None
+        old, new = request.names
+        source, target = self._directory(request.nodeid), self._directory(request.args[0])
+        self.stack.renames.rename((source, old), (target, new), flags)
+        return replies.ok(request.unique)
+
+    def _opendir(self, request: Request) -> Reply:
+        if self.no_opendir:
+            return replies.error(request.unique, errno.ENOSYS)
+        return replies.data(request.unique, replies.opened(0, abi.FOPEN_CACHE_DIR | abi.FOPEN_KEEP_CACHE))
+
+    def _releasedir(self, request: Request) -> Reply:
+        return replies.ok(request.unique)
+
+    def _fsyncdir(self, request: Request) -> Reply:
+        node = self._directory(request.nodeid)
+        if node.upper is None or self.stack.config.volatile:
+            return replies.ok(request.unique)
+        return self._sync(request.unique, os.dup(node.upper.descriptor()), os.fsync)
+
+    def _readdir(self, request: Request) -> Reply:
+        return self._list(request, plus=False)
+
+    def _readdirplus(self, request: Request) -> Reply:
+        return self._list(request, plus=True)
+
+    def _list(self, request: Request, *, plus: bool) -> Reply:
+        """Fill one buffer. Offsets are positions in the listing, after ``.`` and ``..``; each entry names the next one."""
+        node = self._directory(request.nodeid)
+        buffer = replies.DirentBuffer(request.args[2])
+        offset = request.args[1]
+        add = self._add_plus if plus else self._add_plain
+        if offset < 2:
+            parent = node.parent or node
+            for position, (ino, dots) in enumerate(((node.ino, b"."), (parent.ino, b".."))):
+                if position >= offset:
+                    _add_dots(buffer, ino, position + 1, dots, plus=plus)
+            offset = 2
+        listing = self.view.listing(node)
+        while listing.reaches(offset - 2):
+            name = listing.names[offset - 2]
+            offset += 1
+            if name is None:
+                continue
+            if not add(buffer, node, name, offset):
+                break
+        return replies.data(request.unique, buffer.payload)
+
+    def _add_plus(self, buffer: replies.DirentBuffer, parent: DirNode, name: bytes, offset: int) -> bool:
+        found = self.view.lookup(parent, name)
+        if found is None:
+            return True
+        node, state = found
+        if buffer.add_plus(self._entry_payload(node, state), node.ino, offset, state.st_mode >> 12, name):
+            node.lookups += 1
+            return True
+        self.nodes.forget(node, 0)
+        return False
+
+    def _add_plain(self, buffer: replies.DirentBuffer, parent: DirNode, name: bytes, offset: int) -> bool:
+        listing = self.view.listing(parent)
+        position = offset - 3
+        if listing.inos[position] == 0:
+            found = self.view.lookup(parent, name)
+            if found is None:
+                return True
+            listing.inos[position] = found[0].ino
+            self.nodes.forget(found[0], 0)
+        return buffer.add(listing.inos[position], offset, listing.kinds[position], name)
+
+
+def _add_dots(buffer: replies.DirentBuffer, ino: int, offset: int, name: bytes, *, plus: bool) -> None:
+    if plus:
+        buffer.add_plus(replies.NO_ENTRY, ino, offset, DT_DIR, name)
+    else:
+        buffer.add(ino, offset, DT_DIR, name)
