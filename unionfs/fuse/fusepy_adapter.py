@@ -8,9 +8,9 @@ What libfuse does not let through
 libfuse's high-level interface names files by path, and libfuse 2 speaks version 7.19 of the kernel's protocol. So, of
 what a program may expect of a file system, this does not hold here, while it holds with the direct transport:
 
-- An open directory that is removed, and an open file whose directory is removed after it: reading and writing go on, but
-  fstat(2), fchmod(2) and the like fail with ENOENT or ESTALE, since libfuse has no path to ask for. An open file that is
-  unlinked alone works (see ``fusepy_paths``).
+- An open directory that is removed, and an open file whose directory is removed after it: reading and writing go on,
+  but fstat(2), fchmod(2) and the like fail with ENOENT or ESTALE, since libfuse has no path to ask for. An open file
+  that is unlinked alone works (see ``fusepy_paths``).
 - rename(2) over a file that is open is two steps for libfuse: if the server is killed between them, the new name is
   missing and the file is still at its old one.
 - Two names of one file (hard links) are two inodes for the kernel: same st_ino, same attributes, same data after each
@@ -18,7 +18,8 @@ what a program may expect of a file system, this does not hold here, while it ho
   Attributes are asked for each time for that reason: stat(2) is a request, where the direct transport has none.
 - renameat2(2) has no flags (EINVAL), SEEK_HOLE and SEEK_DATA see no holes, copy_file_range(2) goes through memory,
   statx(2) has no time of birth; libfuse 3 lets RENAME_NOREPLACE and RENAME_EXCHANGE through, none of the others.
-- O_TMPFILE is EOPNOTSUPP, and so is fallocate(2) with fusepy; mfusepy has it. syncfs(2) reaches no further than the kernel.
+- O_TMPFILE is EOPNOTSUPP, and so is fallocate(2) with fusepy; mfusepy has it. syncfs(2) reaches no further than the
+  kernel.
 - POSIX ACLs are stored, not enforced, with libfuse 2.
 - File handles (name_to_handle_at(2)) are stale once the kernel has dropped what it knew of the file.
 - Opening a file with O_TRUNC takes its set-id bits away by user id, not by the capability CAP_FSETID.
@@ -160,17 +161,13 @@ def _words(
 
 
 def _named_words(options: MountOptions) -> dict[str, str | int | bool]:
-    words: dict[str, str | int | bool] = {}
-    for name, value in (("fsname", options.fsname), ("subtype", options.subtype)):
-        if value:
-            words[name] = _escape(value)
-    for name, number in (("max_read", options.max_read), ("blksize", options.blksize)):
-        if number:
-            words[name] = number
-    for word in options.security:
-        name, _, value = word.partition("=")
-        words[name] = _escape(value)
-    return words
+    named = {"fsname": options.fsname, "subtype": options.subtype}
+    named |= {name: value for name, _, value in (word.partition("=") for word in options.security)}
+    numbers = {"max_read": options.max_read, "blksize": options.blksize}
+    return {
+        **{name: _escape(value) for name, value in named.items() if value},
+        **{name: number for name, number in numbers.items() if number},
+    }
 
 
 def _escape(value: str) -> str:
@@ -183,7 +180,7 @@ def _escape(value: str) -> str:
 
 
 class _Callbacks:
-    """What fusepy is given: each public method of ``operations``, which from here on raises OSError with an errno alone."""
+    """What fusepy is given: the public methods of ``operations``, which here raise OSError with an errno alone."""
 
     def __init__(self, operations: Operations, report: Callable[[str], None]) -> None:
         for name in dir(operations):
@@ -210,7 +207,7 @@ def _guarded(
 
 
 class _Complaints:
-    """Catches what libfuse prints on standard error while it mounts: there is no other way to learn why it could not."""
+    """Catches what libfuse prints on standard error while it mounts: nothing else tells why it could not."""
 
     def __init__(self) -> None:
         self._reading, writing = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)

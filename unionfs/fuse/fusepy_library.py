@@ -60,15 +60,16 @@ class Library:
         return libfuse.caller(self._module._libfuse.fuse_get_context())
 
     def prepare(self, callbacks: object) -> None:
-        """Set the attributes on ``callbacks`` by which the packages ask for nanoseconds and for calls without a path."""
+        """Tell the packages by attributes of ``callbacks`` that times are nanoseconds, and that a path may be None."""
         names = ("use_ns", "flag_nullpath_ok", "flag_nopath", "flag_utime_omit_ok")
         for name in names if self.version == 2 else names[:1]:
             setattr(callbacks, name, True)
 
     def run(self, callbacks: object, mountpoint: bytes, options: dict[str, str | int | bool]) -> None:
-        """Mount, serve in this thread alone, and return when the mount has ended. Raises RuntimeError with libfuse's status.
+        """Mount, serve in this thread alone, and return when the mount has ended.
 
-        ``callbacks`` has a method for each callback, called with a FileInfo where libfuse has one.
+        ``callbacks`` has a method for each callback, called with a FileInfo where libfuse has one. Raises RuntimeError
+        with libfuse's status if that is not 0.
         """
         session = type("Session", (self._module.FUSE,), self._corrections())
         callbacks = callbacks if self._is_mfusepy else _Callable(callbacks)

@@ -86,10 +86,19 @@ class Operations:
     def getattr(self, path: str | None, info: FileInfo | None = None) -> Attributes:
         """stat(2), or fstat(2) where the kernel says by which handle."""
         if info is not None:
-            node: AnyNode = self._open_file(info)
-            return self._attributes(node, self._state(node))
+            opened = self._open_file(info)
+            return self._attributes(opened, self._state(opened))
+        hidden = self._paths.hidden(path)
+        if hidden is not None:
+            return self._attributes_of_hidden(hidden)
         node, state = self._paths.find(path)
         return self._attributes(node, state or self._state(node))
+
+    def _attributes_of_hidden(self, node: Node) -> Attributes:
+        """The same, with one link more: libfuse takes it off again, for the name by which it hides the file."""
+        attributes = self._attributes(node, self._state(node))
+        attributes["st_nlink"] = 1 if node.parent is None else attributes["st_nlink"] + 1
+        return attributes
 
     def _state(self, node: AnyNode) -> os.stat_result:
         if isinstance(node, Node):
@@ -99,13 +108,10 @@ class Operations:
         return self._view.stat(node)
 
     def _attributes(self, node: AnyNode, state: os.stat_result) -> Attributes:
-        links = self._view.links(node, state)
-        if self._paths.is_hidden(node):
-            links = 1 if node.parent is None else links + 1  # libfuse takes one off, for the name by which it hides it
         return {
             "st_ino": node.ino,
             "st_mode": state.st_mode,
-            "st_nlink": links,
+            "st_nlink": self._view.links(node, state),
             "st_uid": state.st_uid,
             "st_gid": state.st_gid,
             "st_rdev": state.st_rdev,

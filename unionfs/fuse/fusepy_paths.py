@@ -1,8 +1,8 @@
 """From libfuse's paths to nodes: a bounded memory of nodes, and the files that are open after their last name is gone.
 
-libfuse knows files by path alone. It gives an open file that is unlinked, or replaced, another name: it renames the file
-to ``.fuse_hidden`` and 16 digits, asks for that path from then on, and unlinks it after the last close. Here such a
-rename is the unlink that it stands for, and the hidden name leads to the node for as long as it is open: it shows in
+libfuse knows files by path alone. It gives an open file that is unlinked, or replaced, another name: it renames the
+file to ``.fuse_hidden`` and 16 digits, asks for that path from then on, and unlinks it after the last close. Here such
+a rename is the unlink that it stands for, and the hidden name leads to the node for as long as it is open: it shows in
 no directory, keeps no directory from being removed, and reaches no layer.
 """
 
@@ -26,7 +26,7 @@ _HIDDEN = re.compile(rb"\.fuse_hidden[0-9a-f]{16}")  # hidden_name() in libfuse'
 
 
 class Paths:
-    """Finds the nodes of ``view`` by path, and counts as their one user: lookups that libfuse forgets are never told."""
+    """Finds the nodes of ``view`` by path, and counts as their one user: libfuse does not tell what it forgets."""
 
     __slots__ = ("_hidden", "_lost", "_remembered", "view")
 
@@ -53,8 +53,6 @@ class Paths:
         """Return the node at ``path``, with its attributes if they had to be read on the way. Raises OSError."""
         names = _split(path)
         name = names[-1]
-        if name in self._hidden:
-            return self._hidden[name], None
         if not name:
             return self.view.nodes.root, None
         parent = self._walk(names)
@@ -62,8 +60,8 @@ class Paths:
         return self._look_up(parent, name) if node is None else (node, None)
 
     def node(self, path: str | None) -> AnyNode:
-        """Return the node at ``path``. Raises OSError (ENOENT, ENOTDIR)."""
-        return self.find(path)[0]
+        """Return the node at ``path``, which may be hidden. Raises OSError (ENOENT, ENOTDIR)."""
+        return self.hidden(path) or self.find(path)[0]
 
     def at(self, place: tuple[DirNode, bytes]) -> AnyNode | None:
         """Return the node that has this name in this directory, None where there is none. Raises OSError."""
@@ -111,7 +109,7 @@ class Paths:
             node.lookups += 1
 
     def removing(self, node: AnyNode | None, act: Callable[[], None]) -> None:
-        """Do what takes a name away from ``node``, for which it counts alone who has it open. Raises what ``act`` raises."""
+        """Do what takes a name away from ``node``: only who has it open still counts. Raises what ``act`` does."""
         if node is None:
             act()
             return
@@ -132,15 +130,15 @@ class Paths:
         return isinstance(node, Node) and node.opened is not None and _HIDDEN.fullmatch(name) is not None
 
     def hide(self, node: Node, name: bytes, unlink: Callable[[], None]) -> None:
-        """Remove a name of ``node`` by ``unlink``; the hidden ``name`` leads to it until it is closed. Raises OSError."""
+        """Remove a name of ``node`` by ``unlink``; the hidden ``name`` leads to it until it is closed."""
         self.removing(node, unlink)
         node.lookups += 1
         self._hidden[name] = node
         self._lost.setdefault(node.id, []).append(name)
 
-    def is_hidden(self, node: AnyNode) -> bool:
-        """Tell whether ``node`` is open under a name that it has lost."""
-        return node.id in self._lost
+    def hidden(self, path: str | None) -> Node | None:
+        """Return the open file that ``path`` stands for if that is a hidden name."""
+        return self._hidden.get(_split(path)[-1]) if self._hidden else None
 
     def closed(self, node: Node) -> None:
         """Nobody has ``node`` open any longer."""
@@ -150,7 +148,7 @@ class Paths:
 
 
 def _split(path: str | None) -> list[bytes]:
-    """Return the names in an absolute path, one empty name for the root; libfuse has no path for a removed directory."""
+    """Return the names in an absolute path, one empty name for the root; libfuse has no path for what was removed."""
     if path is None:
         raise _error(errno.ESTALE)
     return path.encode(ENCODING).split(b"/")[1:]
