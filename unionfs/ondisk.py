@@ -79,6 +79,10 @@ def hidden_by(name: bytes) -> bytes | None:
     return name[len(WHITEOUT_PREFIX) :]
 
 
+#: An empty file with one of these deletes its name, in a directory whose ``overlay.opaque`` is "x".
+WHITEOUT_ATTRIBUTES = frozenset(prefix.decode() + WHITEOUT.decode() for prefix in (TRUSTED_PREFIX, USER_PREFIX))
+
+
 class Marks(NamedTuple):
     """What the extended attributes of one directory or file of a layer say about the layers below it."""
 

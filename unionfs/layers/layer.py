@@ -64,9 +64,10 @@ class DescriptorCache:
 class Dir:
     """A directory of one layer."""
 
-    __slots__ = ("fd", "layer", "name", "parent")
+    __slots__ = ("_xattr_whiteouts", "fd", "layer", "name", "parent")
 
     def __init__(self, layer: Layer, parent: Dir | None, name: bytes, fd: int = -1) -> None:
+        self._xattr_whiteouts: bool | None = None  # None: not asked yet
         self.layer = layer
         self.parent = parent
         self.name = name
@@ -132,6 +133,14 @@ class Dir:
                 raise
             return False
         return True
+
+    def is_xattr_whiteout(self, name: bytes) -> bool:
+        """Tell whether the empty regular file ``name`` stands for a deletion (overlayfs.rst, "overlay.whiteout")."""
+        if self._xattr_whiteouts is None:
+            self._xattr_whiteouts = self.marks().xattr_whiteouts
+        if not self._xattr_whiteouts:
+            return False
+        return not ondisk.WHITEOUT_ATTRIBUTES.isdisjoint(os.listxattr(self.proc_path(name), follow_symlinks=False))
 
     def is_opaque(self, marks: ondisk.Marks) -> bool:
         """Tell whether this directory, whose ``marks`` are given, hides what is below it, in any dialect."""

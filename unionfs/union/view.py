@@ -28,6 +28,7 @@ _FILESYSTEM_SHIFT = 48
 _S_IFMT = 0o170000
 _S_IFDIR = stat.S_IFDIR
 _S_IFCHR = stat.S_IFCHR
+_S_IFREG = stat.S_IFREG
 
 Lower = tuple[Dir, os.stat_result]
 
@@ -100,7 +101,7 @@ class View:
             if found is not None and self._deleted_by_marker(upper, name):
                 return None
             return found
-        if state.st_rdev == 0 and state.st_mode & _S_IFMT == _S_IFCHR:
+        if not state.st_size and _is_whiteout(upper, name, state):
             return None
         return upper, state
 
@@ -124,7 +125,7 @@ class View:
             state = os.stat(name, dir_fd=place.fd if place.fd >= 0 else place.descriptor(), follow_symlinks=False)
         except FileNotFoundError:
             return None
-        if state.st_rdev == 0 and state.st_mode & _S_IFMT == _S_IFCHR:
+        if not state.st_size and _is_whiteout(place, name, state):
             return None
         return place, state
 
@@ -431,7 +432,6 @@ def _ends_here(part: Dir) -> bool:
 
 def _typed(part: Dir, deleted: list[bytes]) -> Iterator[Entry]:
     """Yield the names of one layer's directory that show, and add to ``deleted`` those that it hides below itself."""
-    marks: ondisk.Marks | None = None
     for name, kind, ino in part.entries():
         if name.startswith(ondisk.WHITEOUT_PREFIX):
             hidden = ondisk.hidden_by(name)
@@ -443,11 +443,9 @@ def _typed(part: Dir, deleted: list[bytes]) -> Iterator[Entry]:
         if kind == DT_CHR and _is_device_whiteout(part, name):
             deleted.append(name)
             continue
-        if kind == DT_REG:
-            marks = marks or part.marks()
-            if marks.xattr_whiteouts and _is_xattr_whiteout(part, name):
-                deleted.append(name)
-                continue
+        if kind == DT_REG and part.is_xattr_whiteout(name):
+            deleted.append(name)
+            continue
         yield name, kind, ino
 
 
@@ -456,6 +454,7 @@ def _is_device_whiteout(part: Dir, name: bytes) -> bool:
     return ondisk.is_whiteout(state.st_mode, state.st_rdev)
 
 
-def _is_xattr_whiteout(part: Dir, name: bytes) -> bool:
-    names = os.listxattr(part.proc_path(name), follow_symlinks=False)
-    return any(prefix + ondisk.WHITEOUT in map(os.fsencode, names) for prefix in (ondisk.TRUSTED_PREFIX, ondisk.USER_PREFIX))
+def _is_whiteout(part: Dir, name: bytes, state: os.stat_result) -> bool:
+    """Tell whether an empty file deletes its name."""
+    kind = state.st_mode & _S_IFMT
+    return (kind == _S_IFCHR and state.st_rdev == 0) or (kind == _S_IFREG and part.is_xattr_whiteout(name))
