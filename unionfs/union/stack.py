@@ -211,6 +211,15 @@ def default_workdir(upper: bytes) -> bytes:
     return workdir
 
 
+def remove_workdir(workdir: bytes) -> None:
+    """Remove a workdir that nothing needs any longer; one that holds an index of hard links stays."""
+    for path in (os.path.join(workdir, b"work"), workdir):
+        try:
+            os.rmdir(path)
+        except OSError:
+            return
+
+
 def _open_writable(config: Config, opened: list[int], cache: DescriptorCache) -> tuple[WritableLayer, int]:
     assert config.upper is not None
     if config.workdir is None:
