@@ -1,7 +1,7 @@
 """``make demo``: this machine as a read-only layer, a process that takes it apart, and the machine as it was.
 
-Each step prints the command that it runs, as one would type it. Nothing outside of a temporary directory is changed. It works
-as root, and as any user who may make user namespaces and open /dev/fuse.
+Each step prints the command that it runs, as one would type it. Nothing outside of a temporary directory is changed.
+It works as root, and as any user who may make user namespaces and open /dev/fuse.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def why_not() -> str | None:
 
 
 def demonstrate(place: Path, victim: Path) -> int:
-    """Do the steps, with two writable layers in ``place``; ``victim`` is a directory of this machine that is deleted."""
+    """Do the steps, with two writable layers in ``place``; ``victim`` is a directory of this machine to delete."""
     first, second = place / "first", place / "second"
     first.mkdir()
     second.mkdir()

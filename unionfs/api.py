@@ -1,7 +1,7 @@
-"""Mounts and processes for programs: ``mount`` and ``run`` start ``unionmount``, so that the server is a process of its own.
+"""Mounts and processes for programs: ``mount`` and ``run`` start ``unionmount``, which serves from its own process.
 
-A program that served the mount which it reads would wait for itself: it is held up in the kernel while it holds Python's
-lock. This module knows the command line and nothing of what is behind it.
+A program that served the mount which it reads would wait for itself: it is held up in the kernel while it holds
+Python's lock. This module knows the command line and nothing of what is behind it.
 """
 
 from __future__ import annotations
@@ -38,15 +38,16 @@ def mount(
 ) -> Iterator[Path]:
     """Mount a stack of layers for the time of a ``with`` block; the path of its root is what the block gets.
 
-    ``lower`` are directories, topmost first. ``upper`` takes the changes (None: the mount is read-only), ``workdir`` is an
-    empty directory on its file system (None: a hidden sibling of it). ``mountpoint`` is an existing directory (None: a
-    temporary one, removed at the end). ``volatile`` gives up durability for speed. ``options`` are further mount options,
-    as ``unionmount -o`` takes them.
+    ``lower`` are directories, topmost first. ``upper`` takes the changes (None: the mount is read-only), ``workdir``
+    is an empty directory on its file system (None: a hidden sibling of it). ``mountpoint`` is an existing directory
+    (None: a temporary one, removed at the end). ``volatile`` gives up durability for speed. ``options`` are further
+    mount options, as ``unionmount -o`` takes them.
 
     Any process may use the mount while the block runs. At its end the mount must not be in use any longer.
 
-    Raises :class:`unionfs.errors.MountError` if it cannot be mounted, saying why, and if it is still in use at the end: it is
-    then taken away all the same, and ends with its last user. Semantics: Linux's Documentation/filesystems/overlayfs.rst.
+    Raises :class:`unionfs.errors.MountError` if it cannot be mounted, saying why, and if it is still in use at the
+    end: it is then taken away all the same, and ends with its last user. Semantics: Linux's
+    Documentation/filesystems/overlayfs.rst.
 
     >>> with unionfs.mount(lower=["/data/base"], upper="/data/run-1") as root:
     ...     subprocess.run(["./simulate"], cwd=root, check=True)
@@ -99,12 +100,12 @@ def run(
     """Run one process whose root directory is a stack of layers, and wait for it; its outcome is what is returned.
 
     ``argv`` is the command and its arguments, found in the stack. ``lower`` are directories, topmost first ("/": this
-    machine). ``upper`` takes the changes; None: a temporary layer, gone at the end. ``chroot`` uses chroot(2) alone, without
-    namespaces, which takes root. ``options`` are those of :func:`subprocess.run`: ``capture_output``, ``timeout`` (in
-    seconds), ``input``, ``env``, ``check`` …
+    machine). ``upper`` takes the changes; None: a temporary layer, gone at the end. ``chroot`` uses chroot(2) alone,
+    without namespaces, which takes root. ``options`` are those of :func:`subprocess.run`: ``capture_output``,
+    ``timeout`` (in seconds), ``input``, ``env``, ``check`` …
 
-    ``returncode`` is the exit status of the process, 128 + n if signal n ended it, 127 if the command does not exist, 126 if it
-    cannot be executed, and 1 with a line on standard error if the stack cannot be made.
+    ``returncode`` is the exit status of the process, 128 + n if signal n ended it, 127 if the command does not exist,
+    126 if it cannot be executed, and 1 with a line on standard error if the stack cannot be made.
     Raises subprocess.CalledProcessError if asked to ``check``, subprocess.TimeoutExpired.
 
     >>> unionfs.run(["rm", "-rf", "/usr/share/doc"], lower="/").returncode

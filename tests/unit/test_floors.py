@@ -27,7 +27,7 @@ FLOORS = (
     ("fuse",),
     ("images", "sandbox"),
     ("containers",),
-    ("cli",),
+    ("api", "cli"),
 )
 GROUND = FLOORS[1]
 HEIGHTS = {name: height for height, floor in enumerate(FLOORS) for name in floor}

@@ -5,7 +5,8 @@ something. Nothing is changed, and no file is read: what was copied up counts as
 
 A, added: there is nothing below. A directory that was renamed is new at its new name, with all that is in it.
 C, changed: data, attributes or kind; also each directory above a change.
-D, deleted: no longer there, by a whiteout, an opaque directory or a rename; what was in a deleted directory is not listed.
+D, deleted: no longer there, by a whiteout, an opaque directory or a rename; what was in a deleted directory is not
+listed.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ ADDED, CHANGED, DELETED = "A", "C", "D"
 
 
 class Change(NamedTuple):
-    """One change: ``kind`` is "A", "C" or "D", ``path`` is absolute within the union (undecodable bytes as os.fsdecode has it)."""
+    """One change: ``kind`` is "A", "C" or "D"; ``path`` is absolute, decoded as :func:`os.fsdecode` does."""
 
     kind: str
     path: str
@@ -97,7 +98,7 @@ class _Comparison:
                 self.waiting.append((after[0], other, below))
 
     def _names(self, new: DirNode, old: DirNode | None) -> Iterable[bytes]:
-        """Return the names that may differ: those that the writable layer has, or all if other lower directories are merged."""
+        """Return the names that may differ: those of the writable layer, or all if other directories merge."""
         if old is None:
             return [name for name, _kind, _ino in self.new.names(new)]
         if _parts(self.new, new) == _parts(self.old, old):

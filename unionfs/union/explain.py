@@ -37,9 +37,10 @@ _KINDS = {
 class Fact(NamedTuple):
     """What one layer has under a name.
 
-    ``layer``: the layer as it was named; ``path``: where in it, absolute; ``kind``: "file", "directory", "symbolic link",
-    "whiteout", "absent" …; ``role``: "shown", "merged" (into a directory shown above), "hidden" (by a layer above),
-    "deletes" or "absent"; ``opaque``: a directory that hides those below; ``redirect``: where its lower parts are, if moved.
+    ``layer``: the layer as it was named; ``path``: where in it, absolute; ``kind``: "file", "directory", "symbolic
+    link", "whiteout", "absent" …; ``role``: "shown", "merged" (into a directory shown above), "hidden" (by a layer
+    above), "deletes" or "absent"; ``opaque``: a directory that hides those below; ``redirect``: where its lower parts
+    are, if moved.
     """
 
     layer: str
@@ -137,7 +138,8 @@ def _role(fact: Fact, *, decided: bool, directory: bool) -> str:
 def _directory(part: Dir, role: str) -> Fact:
     marks = part.parent.marks(part.name) if part.parent is not None else part.marks()
     redirect = None if marks.redirect is None else os.fsdecode(marks.redirect)
-    return Fact(os.fsdecode(part.layer.path), os.fsdecode(part.path()), "directory", role, part.is_opaque(marks), redirect)
+    layer, path = os.fsdecode(part.layer.path), os.fsdecode(part.path())
+    return Fact(layer, path, "directory", role, part.is_opaque(marks), redirect)
 
 
 def _literal(layer: Layer, path: bytes) -> Dir | None:

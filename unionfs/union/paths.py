@@ -1,4 +1,4 @@
-"""From a path, as a program writes it, to a node: ``..`` and symbolic links are resolved within the union, path_resolution(7).
+"""From a path, as a program writes it, to a node: ``..`` and links stay within the union; see path_resolution(7).
 
 A union without a kernel has nobody that counts on its nodes, so this module remembers those that it has met, a bounded
 number of them, and lets the oldest go. It knows nothing of what is done with a path.
@@ -25,7 +25,7 @@ _HERE, _UP = b".", b".."
 
 
 class Place(NamedTuple):
-    """Where a path leads: a directory, a name in it (b"", b"." or b".." are no names), and what is there, if anything."""
+    """Where a path leads: a directory, a name in it (b"", b"." and b".." are none), and what is there, if anything."""
 
     parent: DirNode
     name: bytes

@@ -36,8 +36,8 @@ class Reading(Base):
     def stat(self, path: Path, *, follow_symlinks: bool = True) -> os.stat_result:
         """Return the attributes of a file, as :func:`os.stat` does; times are in seconds, ``*_ns`` in nanoseconds.
 
-        ``st_dev`` is the same for the whole union, ``st_ino`` is unique in it and survives a copy-up, ``st_nlink`` counts
-        the names in all layers (1 for a merged directory, as in the kernel's overlayfs).
+        ``st_dev`` is the same for the whole union, ``st_ino`` is unique in it and survives a copy-up, ``st_nlink``
+        counts the names in all layers (1 for a merged directory, as in the kernel's overlayfs).
         Raises OSError: ENOENT, ENOTDIR, ELOOP, EACCES.
 
         >>> union.stat("/etc/hosts").st_size
@@ -127,7 +127,8 @@ class Reading(Base):
     def resolve(self, path: Path) -> PurePosixPath:
         """Return the absolute path within the union that ``path`` leads to, free of links, ``.`` and ``..``.
 
-        A link never leads out of the union: its root is the root of every absolute link. Raises OSError: ENOENT, ELOOP …
+        A link never leads out of the union: its root is the root of every absolute link. Raises OSError: ENOENT, ELOOP
+        …
 
         >>> union.resolve("/bin/../etc/./hosts")
         PurePosixPath('/etc/hosts')
@@ -186,7 +187,8 @@ class Reading(Base):
     def iterdir(self, path: Path = "/") -> Iterator[PurePosixPath]:
         """Yield the path of each file in a directory, in no order; the directory may be changed meanwhile.
 
-        The paths are of this union, not of the machine: hand them to its methods. Raises OSError as :meth:`listdir` does.
+        The paths are of this union, not of the machine: hand them to its methods. Raises OSError as :meth:`listdir`
+        does.
 
         >>> [path for path in union.iterdir("/etc") if union.is_file(path)]
         [PurePosixPath('/etc/hosts'), PurePosixPath('/etc/passwd')]
@@ -224,8 +226,8 @@ class Reading(Base):
     ) -> Iterator[tuple[str, list[str], list[str]]]:
         """Yield (directory, names of directories in it, other names) for a tree, as :func:`os.walk` does.
 
-        An error of a directory goes to ``onerror``, or is passed over. However deep the tree, memory grows with the names
-        of the directories on the way alone.
+        An error of a directory goes to ``onerror``, or is passed over. However deep the tree, memory grows with the
+        names of the directories on the way alone.
 
         >>> for directory, subdirectories, files in union.walk("/etc"):
         ...     print(directory, len(files))
@@ -235,9 +237,10 @@ class Reading(Base):
         return walk(self, os.fsdecode(top), topdown=topdown, onerror=onerror, followlinks=followlinks)
 
     def glob(self, pattern: str) -> Iterator[PurePosixPath]:
-        """Yield the paths that match a pattern from the root of the union: ``*``, ``?``, ``[…]``, and ``**`` for any depth.
+        """Yield the paths that match a pattern, from the root: ``*``, ``?``, ``[…]``, ``**`` for any depth.
 
-        Hidden names match as others do and links to directories are not entered by ``**``, as with :meth:`pathlib.Path.glob`.
+        Hidden names match as others do and links to directories are not entered by ``**``, as with
+        :meth:`pathlib.Path.glob`.
         Raises OSError (EACCES).
 
         >>> list(union.glob("etc/*.conf"))

@@ -42,7 +42,7 @@ class Entry(Generic[AnyStr]):
         return self._ino or self._union.lstat(self.path).st_ino
 
     def is_dir(self, *, follow_symlinks: bool = True) -> bool:
-        """Tell whether this is a directory, or a link to one. Raises OSError if it is a link that cannot be followed."""
+        """Tell whether this is a directory, or a link to one. Raises OSError (EACCES) if a link cannot be followed."""
         return self._is(DT_DIR, modes.S_IFDIR, follow=follow_symlinks)
 
     def is_file(self, *, follow_symlinks: bool = True) -> bool:

@@ -13,6 +13,7 @@ from unionfs.union.paths import Paths
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import TracebackType
+
     from unionfs.union.mutate import Mutations
     from unionfs.union.nodes import AnyNode
     from unionfs.union.paths import Place

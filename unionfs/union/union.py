@@ -1,7 +1,7 @@
 """``Union``: a stack of layers as one tree, in the program that uses it: no mount, no privilege, no server.
 
-Paths for people on top of nodes for the kernel. Permissions are those of the process on the files of the layers: what it may
-read it may also change, since the change happens to a copy of its own in the writable layer.
+Paths for people on top of nodes for the kernel. Permissions are those of the process on the files of the layers: what
+it may read it may also change, since the change happens to a copy of its own in the writable layer.
 """
 
 from __future__ import annotations
@@ -38,17 +38,18 @@ _CREATION_MODE = 0o666
 class Union(Writing):
     """Read-only layers under one writable layer, merged as the kernel's overlayfs merges them.
 
-    ``lower`` are the directories to stack, topmost first; ``upper`` is the directory that takes every change, and the union is
-    read-only without one; ``workdir`` is an empty directory on the same file system as ``upper`` (a hidden sibling of it is
-    made if none is named). ``volatile`` writes nothing to disk on purpose: faster, and lost in a crash.
+    ``lower`` are the directories to stack, topmost first; ``upper`` is the directory that takes every change, and the
+    union is read-only without one; ``workdir`` is an empty directory on the same file system as ``upper`` (a hidden
+    sibling of it is made if none is named). ``volatile`` writes nothing to disk on purpose: faster, and lost in a
+    crash.
 
-    Paths are str, bytes or path-like, relative to the root of the union whether they begin with a slash or not; links and
-    ``..`` never lead out of it. It may be used from several threads, which take turns. While it is open, nothing else may
-    change the layers, and nothing else can open the same ``upper``. A file that was opened before its copy-up keeps showing
-    the lower layer's data.
+    Paths are str, bytes or path-like, relative to the root of the union whether they begin with a slash or not; links
+    and ``..`` never lead out of it. It may be used from several threads, which take turns. While it is open, nothing
+    else may change the layers, and nothing else can open the same ``upper``. A file that was opened before its copy-up
+    keeps showing the lower layer's data.
 
-    Raises :class:`unionfs.errors.LayerError` if a directory cannot be a layer; it names the directory and says what to do.
-    Semantics: Linux's Documentation/filesystems/overlayfs.rst.
+    Raises :class:`unionfs.errors.LayerError` if a directory cannot be a layer; it names the directory and says what to
+    do. Semantics: Linux's Documentation/filesystems/overlayfs.rst.
 
     >>> with unionfs.Union(lower=["/usr"], upper="/tmp/changes") as union:
     ...     union.write_text("share/motd", "hello")
@@ -137,9 +138,9 @@ class Union(Writing):
     ) -> IO[Any]:
         """Open a file and return a file object, with the modes and arguments of the built-in :func:`open`.
 
-        To open a file for writing copies it up (without its data, if it is truncated). The object is a real file of a layer:
-        ``fileno()`` works with everything that takes a descriptor. Raises OSError: ENOENT, EEXIST, EISDIR, EACCES, EROFS,
-        ELOOP, ENOSPC; ValueError for a mode that makes no sense.
+        To open a file for writing copies it up (without its data, if it is truncated). The object is a real file of a
+        layer: ``fileno()`` works with everything that takes a descriptor. Raises OSError: ENOENT, EEXIST, EISDIR,
+        EACCES, EROFS, ELOOP, ENOSPC; ValueError for a mode that makes no sense.
 
         >>> with union.open("/etc/hosts", "a") as hosts:
         ...     hosts.write("10.0.0.1 db\\n")
@@ -173,7 +174,7 @@ class Union(Writing):
             os.close(handle)
 
     def _handle(self, node: Node, flags: int) -> int:
-        """Return what stands for the file behind ``node`` (open(2), O_PATH), having copied it up if it is to be written."""
+        """Return what stands for the file behind ``node`` (open(2), O_PATH), copied up first if it is to be written."""
         if flags & _WRITING:
             self._writable().change(node, truncate=bool(flags & os.O_TRUNC))
         return self._stack.view.open(node, os.O_PATH)
@@ -207,7 +208,7 @@ class Union(Writing):
             return str(file.read())
 
     def write_bytes(self, path: Path, data: bytes) -> int:
-        """Make ``data`` the whole content of a file, new or not; return its length in bytes. Raises OSError as :meth:`open`.
+        """Make ``data`` the whole content of a file, new or not; return its length in bytes. Raises as :meth:`open`.
 
         >>> union.write_bytes("/srv/data", bytes(1024))
         1024
@@ -231,9 +232,10 @@ class Union(Writing):
     # -- the layers --------------------------------------------------------------------------------------------------
 
     def changes(self) -> Iterator[Change]:
-        """Yield what the writable layer changes: added (A), changed (C), deleted (D), sorted by path as ``docker diff`` does.
+        """Yield what the writable layer adds (A), changes (C) and deletes (D), sorted by path as ``docker diff`` does.
 
-        Nothing in a union without a writable layer. Raises OSError. See :mod:`unionfs.union.changes` for what counts as which.
+        Nothing in a union without a writable layer. Raises OSError. See :mod:`unionfs.union.changes` for what counts
+        as which.
 
         >>> [str(change) for change in union.changes()]
         ['C /etc', 'D /etc/motd']

@@ -32,9 +32,10 @@ class Writing(Reading):
     # -- creation ----------------------------------------------------------------------------------------------------
 
     def mkdir(self, path: Path, mode: int = 0o777, parents: bool = False, exist_ok: bool = False) -> None:
-        """Make a directory with the permission bits ``mode``, less the umask; where one was deleted, the new one is empty.
+        """Make a directory with the permission bits ``mode``, less the umask; it is empty, whatever was deleted there.
 
-        ``parents`` makes those that are missing, ``exist_ok`` accepts a directory that is there, as :meth:`pathlib.Path.mkdir`.
+        ``parents`` makes those that are missing, ``exist_ok`` accepts a directory that is there, as
+        :meth:`pathlib.Path.mkdir`.
         Raises OSError: EEXIST, ENOENT, ENOTDIR, EROFS, EACCES, ENOSPC.
 
         >>> union.mkdir("/srv/data", parents=True)
@@ -96,7 +97,7 @@ class Writing(Reading):
             self._paths.remember(edit.symlink(place.parent, place.name, os.fsencode(target), _caller(edit))[0])
 
     def symlink_to(self, path: Path, target: Path) -> None:
-        """Make ``path`` a symbolic link to ``target``, in the order of :meth:`pathlib.Path.symlink_to`; see :meth:`symlink`.
+        """Make ``path`` a symbolic link to ``target``, as :meth:`pathlib.Path.symlink_to` does; see :meth:`symlink`.
 
         >>> union.symlink_to("/srv/current", "releases/42")
         """
@@ -117,7 +118,7 @@ class Writing(Reading):
             edit.link(node, place.parent, place.name)
 
     def hardlink_to(self, path: Path, target: Path) -> None:
-        """Make ``path`` one more name of ``target``, in the order of :meth:`pathlib.Path.hardlink_to`; see :meth:`link`.
+        """Make ``path`` one more name of ``target``, as :meth:`pathlib.Path.hardlink_to` does; see :meth:`link`.
 
         >>> union.hardlink_to("/srv/same-data", "/srv/data")
         """
@@ -194,10 +195,10 @@ class Writing(Reading):
         return self._writable()
 
     def rmtree(self, path: Path) -> None:
-        """Remove a directory and all that is in it, however deep, as :func:`shutil.rmtree` does; links are not followed.
+        """Remove a directory and all that is in it, however deep, as :func:`shutil.rmtree` does; follow no link.
 
-        Raises OSError: ENOTDIR for anything but a directory (a link to one included), ENOENT, EROFS, EBUSY for the root.
-        What was removed before an error stays removed.
+        Raises OSError: ENOTDIR for anything but a directory (a link to one included), ENOENT, EROFS, EBUSY for the
+        root. What was removed before an error stays removed.
 
         >>> union.rmtree("/usr/share/doc")
         """
@@ -230,9 +231,9 @@ class Writing(Reading):
     def rename(self, source: Path, target: Path) -> None:
         """Rename a file or directory, replacing what ``target`` names, as :func:`os.rename` does on Linux.
 
-        A directory with parts in lower layers is renamed by a redirect, where the writable layer can hold one, and by copying
-        otherwise: there is no EXDEV. Raises OSError: ENOENT, EISDIR, ENOTDIR, ENOTEMPTY, EINVAL (into itself), EBUSY (the
-        root), EROFS.
+        A directory with parts in lower layers is renamed by a redirect, where the writable layer can hold one, and by
+        copying otherwise: there is no EXDEV. Raises OSError: ENOENT, EISDIR, ENOTDIR, ENOTEMPTY, EINVAL (into itself),
+        EBUSY (the root), EROFS.
 
         >>> union.rename("/etc/app.conf.new", "/etc/app.conf")
         """
@@ -319,7 +320,7 @@ class Writing(Reading):
             edit.utimens(node, atime, mtime)
 
     def truncate(self, path: Path, length: int) -> None:
-        """Cut or stretch a regular file to ``length`` bytes, as :func:`os.truncate` does; what is cut is not copied up to 0.
+        """Cut or stretch a regular file to ``length`` bytes, as :func:`os.truncate` does.
 
         Raises OSError: EISDIR, ENOENT, EROFS, EINVAL for any other kind of file and for a negative length.
 
