@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import sys
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -38,7 +39,8 @@ class Workload(NamedTuple):
 
     ``stack`` names the tree it works on, ``changes`` the parts of that tree (besides ``new``) that it may change.
     ``copies_up`` is true when it changes or removes what a lower layer holds, which mergerfs cannot do; ``mounted`` is
-    false when it mounts for itself; ``fits`` tells whether it belongs into a run of some scale.
+    false when it mounts for itself; ``fits`` tells whether it belongs into a run of some scale; ``rounds`` is the most
+    rounds that it is part of, for work that takes minutes.
     """
 
     name: str
@@ -50,6 +52,7 @@ class Workload(NamedTuple):
     copies_up: bool = False
     mounted: bool = True
     fits: Callable[[Scale], bool] = always
+    rounds: int = sys.maxsize
 
 
 # Time relative to the kernel's overlayfs that is still good, by kind of row.
@@ -67,11 +70,12 @@ def workload(
     copies_up: bool = False,
     mounted: bool = True,
     fits: Callable[[Scale], bool] = always,
+    rounds: int = sys.maxsize,
 ) -> Callable[[Body], Body]:
     """Enter the decorated function into the table."""
 
     def enter(body: Body) -> Body:
-        add(Workload(name, group, rows, body, stack, changes, copies_up, mounted, fits))
+        add(Workload(name, group, rows, body, stack, changes, copies_up, mounted, fits, rounds))
         return body
 
     return enter

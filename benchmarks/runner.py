@@ -49,13 +49,14 @@ class Runner:
 
     def run(self, rounds: int, deadline: float | None) -> None:
         """All rounds, or as many cells as begin before the deadline (seconds of the monotonic clock)."""
-        cells = [(number, entry, peer) for number in range(rounds) for entry, peer in self.pairs]
+        cells = [(number, *pair) for number in range(rounds) for pair in self.pairs if number < pair[0].rounds]
         for done, (number, entry, peer) in enumerate(cells):
             if deadline is not None and time.monotonic() > deadline:
-                break
+                return
+            self.rounds_done = number
             self.tell(f"round {number + 1}/{rounds}: {entry.name} on {peer.name}", done / len(cells))
             self._cell(entry, peer)
-            self.rounds_done = (done + 1) // len(self.pairs)
+        self.rounds_done = rounds
 
     def count(self, tracer: Tracer) -> None:
         """One more round that is not timed: the FUSE requests of every row."""

@@ -372,3 +372,14 @@ def test_the_mount_is_closed_on_interruption(run: Run) -> None:
     with pytest.raises(KeyboardInterrupt):
         run(body, 1)
     assert Idle.log == ["mount idle", "close idle"]
+
+
+def test_a_long_workload_is_part_of_few_rounds(tmp_path: Path) -> None:
+    setting = Setting(tmp_path, TINY, Stacks(tmp_path / "stacks", TINY), Assets(tmp_path / "assets", TINY))
+    rows = (Row("short"),), (Row("long"),)
+    short = Workload("short", "walk", rows[0], lambda site: site.note("short", 1.0), stack="depth:1")
+    long = Workload("long", "walk", rows[1], lambda site: site.note("long", 1.0), stack="depth:1", rounds=1)
+    runner = Runner([Idle()], [short, long], setting, lambda what, share: None)
+    runner.run(3, None)
+    assert {key.row: len(values) for key, values in runner.outcome.samples.items()} == {"short": 3, "long": 1}
+    assert runner.rounds_done == 3
