@@ -35,7 +35,8 @@ def become(command: Command) -> NoReturn:
         try:
             os.execve(path, command.arguments, environment)
         except PermissionError as error:
-            denied = error
+            if "/" in name or os.path.exists(path):  # a directory of PATH that is closed to us has no such command
+                denied = error
         except OSError as error:
             if not isinstance(error, (FileNotFoundError, NotADirectoryError)):
                 raise errors.CommandNotExecutable(command=name, reason=error.strerror) from error

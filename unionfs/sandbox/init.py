@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
     from unionfs.sandbox.plan import Plan
+    from unionfs.sandbox.reports import Pipe
 
 
 def run(plan: Plan, lifeline: int) -> int:
@@ -25,7 +26,7 @@ def run(plan: Plan, lifeline: int) -> int:
     ``lifeline`` is the end of a pipe whose other end the supervisor alone holds. Raises OSError.
     """
     _die_with_supervisor(lifeline)
-    _close_descriptors(plan, inheritable=False)
+    meant_for_command = _close_private(plan.reports)
     if plan.chroot:
         os.chroot(plan.place)
         os.chdir("/")
@@ -36,6 +37,9 @@ def run(plan: Plan, lifeline: int) -> int:
     if not plan.has_terminal:
         os.setsid()  # what the command sends to its process group must not reach the caller's
     child = plan.reports.fork(lambda: _become_command(plan))
+    plan.reports.stop_sending()
+    for descriptor in meant_for_command:
+        os.close(descriptor)
     return signals.wait_for(child, lambda info: _forward(info, child), reap_all=True)
 
 
@@ -49,15 +53,18 @@ def _die_with_supervisor(lifeline: int) -> None:
     os._exit(1)  # it died before it could be asked for
 
 
-def _close_descriptors(plan: Plan, *, inheritable: bool) -> None:
-    """Close what the caller had open: its own descriptors at first, those meant for the command once that has them."""
-    for name in os.listdir("/proc/self/fd"):
-        descriptor = int(name)
+def _close_private(reports: Pipe) -> list[int]:
+    """Close the caller's own descriptors, and return those meant for the command, without the standard three."""
+    meant = []
+    for descriptor in map(int, os.listdir("/proc/self/fd")):
         try:
-            if descriptor > 2 and not plan.reports.keeps(descriptor) and os.get_inheritable(descriptor) == inheritable:
+            if descriptor > 2 and os.get_inheritable(descriptor):
+                meant.append(descriptor)
+            elif descriptor > 2 and not reports.keeps(descriptor):
                 os.close(descriptor)
         except OSError:  # the one that listed the directory
             continue
+    return meant
 
 
 def _become_command(plan: Plan) -> NoReturn:

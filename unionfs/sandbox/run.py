@@ -38,7 +38,7 @@ def run(
     cwd: str | None = None,
     env: Environment[str, str] | None = None,
 ) -> int:
-    """Run ``arguments`` with ``root``, and all that is mounted below it, as its root directory; see ``run_in_stack``."""
+    """Run ``arguments`` with ``root``, and all mounted below it, as its root directory; see ``run_in_stack``."""
     source = os.path.realpath(os.fsencode(root))
 
     def bind(place: bytes) -> Finish:
@@ -91,12 +91,11 @@ def run_in_stack(
         if stream is not None:
             stream.flush()
     terminal = Terminal()
-    mask = signals.block()
     try:
-        return _run_at_place(prepare, command, chroot=chroot, maps=maps, terminal=terminal, mask=mask)
+        with signals.Blocked() as blocked:
+            return _run_at_place(prepare, command, chroot=chroot, maps=maps, terminal=terminal, mask=blocked.mask)
     finally:
         terminal.restore()
-        signals.restore(mask)
 
 
 def _command(

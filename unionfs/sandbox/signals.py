@@ -23,18 +23,43 @@ _SI_KERNEL = 0x80  # si_code of a signal that no process sent: sigaction(2)
 _SIGNAL_STATUS = 128  # what shells add to the number of a signal that ended a process
 
 
-def block() -> Mask:
-    """Block what ``wait_for`` watches, in this thread and its future children; return the mask to go back to."""
-    return signal.pthread_sigmask(signal.SIG_BLOCK, WATCHED)
+class Blocked:
+    """While entered, ``wait_for`` works: what it watches is blocked, in this thread and in children started by it."""
+
+    __slots__ = ("_ignored", "mask")
+
+    mask: Mask
+    """The signal mask from before."""
+
+    def __enter__(self) -> Blocked:
+        self.mask = signal.pthread_sigmask(signal.SIG_BLOCK, WATCHED)
+        self._ignored = _heed_children()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._ignored:
+            signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+        restore(self.mask)
+
+
+def _heed_children() -> bool:
+    """Stop ignoring SIGCHLD, with which the status of children is lost (wait(2)); tell whether it was ignored."""
+    if signal.getsignal(signal.SIGCHLD) is not signal.SIG_IGN:
+        return False
+    try:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    except ValueError:  # not in the main thread, where alone Python allows it
+        return False
+    return True
 
 
 def restore(mask: Mask) -> None:
-    """Set this thread's signal mask to what ``block`` returned."""
+    """Set this thread's signal mask to ``mask``."""
     signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 def reset_for_command(mask: Mask) -> None:
-    """Undo, before execve(2), what Python and ``block`` changed: ignored signals stay ignored in a new program."""
+    """Undo, before execve(2), what Python and ``Blocked`` changed: ignored signals stay ignored in a new program."""
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
     restore(mask)

@@ -1,4 +1,4 @@
-"""The process between the caller and process 1: has the namespaces, the mount and the duty to clear up.
+"""The process between the caller and process 1; it has the namespaces, the mount and the duty to clear up.
 
 It is no member of the caller's session, so that what ends the caller (^C, a signal to its process group, SIGKILL)
 leaves it to end what is inside, to unmount, and to remove what was temporary. If it is killed itself, process 1 dies
@@ -27,6 +27,8 @@ def run(plan: Plan, mapping: Mapping | None) -> int:
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # if it is ignored children vanish unseen: wait(2)
     process.set_parent_death_signal(signal.SIGTERM)
     try:
+        if _is_orphan(plan):  # it died before that, and no signal comes
+            return 1
         finish = plan.prepare(plan.place)
         try:
             return _run_in_mount(plan)
@@ -84,16 +86,17 @@ def _deliver(plan: Plan, info: signal.struct_siginfo, child: int) -> None:
 
 
 def _unmount(place: bytes) -> None:
-    """Unmount what ``prepare`` mounted, lazily if someone outside of the run looks at it."""
-    for flags in (0, mounts.MNT_DETACH):
+    """Unmount all that ``prepare`` mounted at ``place``, lazily if someone outside of the run still uses it."""
+    flags = 0
+    while True:
         try:
             mounts.unmount(place, flags)
         except OSError as error:
-            if error.errno == errno.EBUSY:
-                continue
-            if error.errno != errno.EINVAL:  # not, or no longer, mounted
+            if error.errno == errno.EINVAL:  # nothing is mounted there any more
+                return
+            if error.errno != errno.EBUSY or flags:
                 raise
-        return
+            flags = mounts.MNT_DETACH
 
 
 def _children() -> set[int]:
