@@ -113,7 +113,7 @@ class Paths:
         if node is None:
             act()
             return
-        if self._remembered.pop(node.id, None) is not None:
+        if not _has_other_names(node) and self._remembered.pop(node.id, None) is not None:
             node.lookups -= 1
         try:
             act()
@@ -152,6 +152,10 @@ def _split(path: str | None) -> list[bytes]:
     if path is None:
         raise _error(errno.ESTALE)
     return path.encode(ENCODING).split(b"/")[1:]
+
+
+def _has_other_names(node: AnyNode) -> bool:
+    return isinstance(node, Node) and node.links is not None and len(node.links.names) > 1
 
 
 def _error(number: int) -> OSError:
