@@ -49,10 +49,13 @@ def test_a_script_without_its_interpreter(root_sandbox: Sandbox, usr_root: Path)
     assert (done.returncode, "interpreter is missing" in done.stderr) == (126, True)
 
 
+CLOSED = "/proc/1/cwd"  # root's alone, in every namespace of an ordinary user's
+
+
 def test_a_closed_directory_in_path_hides_no_command(sandbox: Sandbox) -> None:
-    done = sandbox.run(["env"], None, "env=PATH:/root/nothing:/usr/bin")
-    assert (done.returncode, "PATH=/root/nothing:/usr/bin" in done.stdout.splitlines()) == (0, True)
-    assert sandbox.run(["no-such-command"], None, "env=PATH:/root/nothing:/usr/bin").returncode == 127
+    done = sandbox.run(["env"], None, f"env=PATH:{CLOSED}:/usr/bin")
+    assert (done.returncode, f"PATH={CLOSED}:/usr/bin" in done.stdout.splitlines()) == (0, True)
+    assert sandbox.run(["no-such-command"], None, f"env=PATH:{CLOSED}:/usr/bin").returncode == 127
 
 
 def started(sandbox: Sandbox, script: str, *options: str) -> subprocess.Popen[str]:

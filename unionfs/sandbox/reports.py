@@ -70,13 +70,17 @@ class Pipe:
 
 def _flatten(error: Exception) -> tuple[str, object]:
     if isinstance(error, errors.UnionfsError):
-        return type(error).__name__, {key: errors.readable(value) for key, value in error.values.items()}
+        return type(error).__name__, {key: _plain(value) for key, value in error.values.items()}
     if isinstance(error, OSError) and error.errno is not None:
         path = None if error.filename is None else errors.readable(error.filename)
         return "OSError", (error.errno, error.strerror, path)
     import traceback
 
     return "", "".join(traceback.format_exception(type(error), error, error.__traceback__))
+
+
+def _plain(value: object) -> object:
+    return value if isinstance(value, int) else errors.readable(value)
 
 
 def _restore(text: str) -> Exception:
