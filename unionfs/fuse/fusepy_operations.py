@@ -8,6 +8,7 @@ nothing of mounting. All of it runs in the one thread in which libfuse serves.
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import stat
 
@@ -41,7 +42,12 @@ _UNWANTED = libfuse.CAP_HANDLE_KILLPRIV | libfuse.CAP_HANDLE_KILLPRIV_V2
 _ENTRIES = 128  # a call of readdir; the smallest buffer holds about as many short names
 _DIRECTORY = stat.S_IFDIR
 _STATVFS = tuple(name for name in dir(os.statvfs_result) if name.startswith("f_"))
-_FLAGS_BYTES = 4  # the kernel asks for an int, whatever FS_IOC_GETFLAGS says: fs/fuse/ioctl.c
+# What chattr(1) comes to, by the size of its argument: the kernel passes an int for flags (fs/fuse/ioctl.c), and reads
+# struct fsxattr (linux/fs.h) before it lets anybody change flags.
+_FS_IOC_FSGETXATTR = 0x801C581F
+_FS_IOC_FSSETXATTR = 0x401C5820
+_READING = {files.FS_IOC_GETFLAGS: 4, _FS_IOC_FSGETXATTR: 28}
+_WRITING = {files.FS_IOC_SETFLAGS: 4, _FS_IOC_FSSETXATTR: 28}
 
 
 class Operations:
@@ -362,16 +368,16 @@ class Operations:
         return 0
 
     def ioctl(self, path: str | None, command: int, argument: int, info: FileInfo, flags: int, data: int) -> int:
-        """FS_IOC_GETFLAGS and FS_IOC_SETFLAGS; see ioctl_iflags(2)."""
+        """Inode flags and project ids; see ioctl_iflags(2) and <linux/fs.h>. ``data`` is an address."""
         node = self._nodes.by_id[info.fh]
         command &= 0xFFFFFFFF
-        if command == files.FS_IOC_GETFLAGS:
-            value = files.inode_flags(self._descriptor(node))
-            libfuse.write(data, value.to_bytes(_FLAGS_BYTES, "little"))
-        elif command == files.FS_IOC_SETFLAGS:
+        if command in _READING:
+            answer = bytearray(_READING[command] + 4)  # the real call takes a long for flags
+            fcntl.ioctl(self._descriptor(node), command, answer)
+            libfuse.write(data, bytes(answer[: _READING[command]]))
+        elif command in _WRITING:
             self._stack.writable().change(node)
-            value = int.from_bytes(libfuse.read(data, _FLAGS_BYTES), "little")
-            files.set_inode_flags(self._descriptor(node), value)
+            fcntl.ioctl(self._descriptor(node), command, libfuse.read(data, _WRITING[command]) + bytes(4))
         else:
             raise OSError(errno.ENOTTY, os.strerror(errno.ENOTTY))
         return 0
