@@ -1,7 +1,9 @@
 """Files with several names: one file stays one file when it is copied up through one of them.
 
 As with the kernel's ``index=on``: the copy stands in ``index/`` of the workdir under a name made from the lower file's
-handle, and every name in the writable layer is a link to it. ``overlay.nlink`` holds what to add to its link count.
+handle, and every name in the writable layer is a link to it. ``overlay.nlink`` holds what to add to its link count. Where
+there is no such attribute, and for a file that lost a name before it was ever copied, a symbolic link in ``links/`` of
+the workdir, whose target is that number, does the same.
 """
 
 from __future__ import annotations
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
     from unionfs.layers.writable import WritableLayer
     from unionfs.union.nodes import NodeTable
     from unionfs.union.view import View
+
+_RECORDS = b"links"
 
 
 class LinkIndex:
@@ -75,12 +79,15 @@ class LinkIndex:
         assert node.home is not None
         name = self._entry_name(node.home, node.home_name, state)
         links = self.nodes.share(node, (state.st_dev, state.st_ino))
-        links.delta = state.st_nlink - 2
-        self._write_delta(self.upper.work, staged, links)
+        links.delta += state.st_nlink - 2
+        if not self.upper.mark(self.upper.work, staged, ondisk.NLINK, b"U%+d" % links.delta):
+            self._record(name, links.delta)
         files.renameat2(self.upper.work, staged, directory.descriptor(), name)
         copy = os.stat(name, dir_fd=directory.descriptor(), follow_symlinks=False)
         self.nodes.share(node, (copy.st_dev, copy.st_ino))
         node.home, node.home_name = directory, name
+        if self.upper.dialect.attribute(ondisk.NLINK) is not None:
+            self._record(name, 0)
 
     def link_out(self, node: Node) -> bytes:
         """Make one more link to an indexed file, in the workdir; return its name there. Raises OSError."""
@@ -97,21 +104,57 @@ class LinkIndex:
 
     def lower_name_gone(self, node: Node) -> None:
         """Take note that one of the names which only a lower layer has does not count any longer."""
-        if node.links is not None and self.is_indexed(node):
-            node.links.delta -= 1
-            assert node.home is not None
-            self._write_delta(node.home.descriptor(), node.home_name, node.links)
-
-    def drop_if_unused(self, node: Node) -> None:
-        """Remove an indexed file's entry once none of its names is left."""
-        if node.links is None or not self.is_indexed(node) or node.home is None:
+        links = node.links
+        if links is None or node.home is None or (node.in_upper and not self.is_indexed(node)):
+            return
+        links.delta -= 1
+        if node.in_upper:
+            self._write_delta(node.home.descriptor(), node.home_name, links)
             return
         state = os.stat(node.home_name, dir_fd=node.home.descriptor(), follow_symlinks=False)
-        if state.st_nlink + node.links.delta <= 0:
-            os.unlink(node.home_name, dir_fd=node.home.descriptor())
+        entry = self._entry_name(node.home, node.home_name, state)
+        self._record(entry, links.delta if state.st_nlink + links.delta > 0 else 0)
+
+    def drop_if_unused(self, node: Node) -> None:
+        """Remove an indexed file's entry once none of its names is left; who has the file open keeps it."""
+        if node.links is None or not self.is_indexed(node) or node.home is None:
+            return
+        place = node.home.descriptor()
+        state = os.stat(node.home_name, dir_fd=place, follow_symlinks=False)
+        if state.st_nlink + node.links.delta > 0:
+            return
+        if node.descriptor < 0 and node.lookups > 0:
+            node.descriptor = os.open(node.home_name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=place)
+        os.unlink(node.home_name, dir_fd=place)
+        self._record(node.home_name, 0)
+        node.links.delta = 0
 
     def _write_delta(self, directory: int, name: bytes, links: Links) -> None:
-        self.upper.mark(directory, name, ondisk.NLINK, b"U%+d" % links.delta)
+        if not self.upper.mark(directory, name, ondisk.NLINK, b"U%+d" % links.delta):
+            self._record(name, links.delta)
+
+    def _record(self, entry: bytes, delta: int) -> None:
+        """Write down, or forget when it is 0, what to add to the link count of the file that ``entry`` stands for."""
+        name = _RECORDS + b"/" + entry
+        if delta == 0:
+            try:
+                os.unlink(name, dir_fd=self.base)
+            except FileNotFoundError:
+                pass
+            return
+        staged = self.upper.staging_name()
+        os.symlink(b"%d" % delta, staged, dir_fd=self.upper.work)
+        try:
+            os.rename(staged, name, src_dir_fd=self.upper.work, dst_dir_fd=self.base)
+        except FileNotFoundError:
+            os.mkdir(_RECORDS, 0o700, dir_fd=self.base)
+            os.rename(staged, name, src_dir_fd=self.upper.work, dst_dir_fd=self.base)
+
+    def _recorded(self, entry: bytes) -> int:
+        try:
+            return int(os.readlink(_RECORDS + b"/" + entry, dir_fd=self.base))
+        except (FileNotFoundError, ValueError):
+            return 0
 
     # -- lookup ------------------------------------------------------------------------------------------------------
 
@@ -131,9 +174,16 @@ class LinkIndex:
         links = self.nodes.share(node, (state.st_dev, state.st_ino))
         attribute = self.upper.dialect.attribute(ondisk.NLINK)
         if attribute is None:
+            links.delta = self._recorded(node.home_name) if self.is_indexed(node) else 0
             return
         try:
             value = os.getxattr(self.view.proc_path(node), attribute, follow_symlinks=False)
             links.delta = int(value[1:]) if value[:1] == b"U" else 0
         except (OSError, ValueError):
             links.delta = 0
+
+    def read_lost_names(self, node: Node, state: os.stat_result) -> None:
+        """Make the lower file ``node`` shared, with the names that it has lost so far."""
+        links = self.nodes.share(node, (state.st_dev, state.st_ino))
+        if node.home is not None:
+            links.delta = self._recorded(self._entry_name(node.home, node.home_name, state))

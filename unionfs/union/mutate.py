@@ -337,9 +337,9 @@ class Mutations:
             parent.listing.remove(name)
         others = self.view.nodes.drop_name(node, parent, name)
         if isinstance(node, DirNode):
-            node.upper, node.lowers, node.seed, node.table, node.listing = None, (), (), None, None
+            node.upper, node.lowers, node.table, node.listing = None, (), None, None
             return
-        if node.in_upper and not in_upper:
+        if not in_upper:
             self.index.lower_name_gone(node)
         self.index.drop_if_unused(node)
         if others and node.descriptor >= 0:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 Place = tuple[DirNode, bytes]
 """A directory and a name in it."""
 
-_FLAGS = files.RENAME_NOREPLACE | files.RENAME_EXCHANGE
+_FLAGS = files.RENAME_NOREPLACE | files.RENAME_EXCHANGE | files.RENAME_WHITEOUT
 
 
 class Renames:
@@ -36,9 +36,9 @@ class Renames:
         self.upper = edit.upper
 
     def rename(self, source: Place, target: Place, flags: int = 0) -> None:
-        """Rename ``source`` to ``target``; RENAME_NOREPLACE and RENAME_EXCHANGE as in rename(2). Raises OSError.
+        """Rename ``source`` to ``target`` with the flags of rename(2). Raises OSError.
 
-        RENAME_WHITEOUT is refused with EINVAL, as overlayfs does: a whiteout is not a file that could show here.
+        RENAME_WHITEOUT is no different from a plain rename: the whiteout that it leaves hides itself, too.
         """
         if flags & ~_FLAGS:
             raise error(errno.EINVAL, source[1])

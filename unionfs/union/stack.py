@@ -232,7 +232,7 @@ def _open_writable(config: Config, opened: list[int], cache: DescriptorCache) ->
     _check_apart(config)
     _check_same_mount(config, top, base)
     for descriptor, path in ((top, config.upper), (base, config.workdir)):
-        _lock(descriptor, path)
+        lock(descriptor, path)
     work = _open_work(base, config)
     opened.append(work)
     upper = WritableLayer(config.upper, top, work, cache, durable=not config.volatile)
@@ -309,7 +309,8 @@ def _check_same_mount(config: Config, top: int, base: int) -> None:
             raise errors.WorkdirElsewhere(workdir=config.workdir, upper=config.upper) from None
 
 
-def _lock(descriptor: int, path: bytes) -> None:
+def lock(descriptor: int, path: bytes) -> None:
+    """Lock an open directory for as long as it is open. Raises LayerInUse."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -164,10 +164,10 @@ class View:
         self.nodes.attach(node)
         if in_upper and (parent.impure or home is not None):
             self._take_origin(node)
-        if state.st_nlink > 1:
+        if state.st_nlink > 1 or (in_upper and home is not None):
             self.nodes.share(node, (state.st_dev, state.st_ino))
-            if in_upper and self.index is not None:
-                self.index.read_delta(node, state)
+            if self.index is not None:
+                (self.index.read_delta if in_upper else self.index.read_lost_names)(node, state)
         return node, state
 
     def _take_origin(self, node: Node) -> None:
@@ -385,8 +385,12 @@ class View:
     def links(self, node: AnyNode, state: os.stat_result) -> int:
         """Return the st_nlink to show: 1 for a merged directory, as overlayfs does; names in all layers for a file."""
         if isinstance(node, DirNode):
+            if node.parent is None and node.id != ROOT_ID:
+                return 0
             return 1 if node.upper is not None and node.lowers else state.st_nlink
-        return state.st_nlink if node.links is None else state.st_nlink + node.links.delta
+        if node.links is not None:
+            return max(0, state.st_nlink + node.links.delta)
+        return state.st_nlink if node.in_upper or node.parent is not None else 0
 
     def key(self, state: os.stat_result) -> InodeKey:
         """Return what identifies a real file."""
