@@ -140,7 +140,10 @@ class Dir:
             self._xattr_whiteouts = self.marks().xattr_whiteouts
         if not self._xattr_whiteouts:
             return False
-        return not ondisk.WHITEOUT_ATTRIBUTES.isdisjoint(os.listxattr(self.proc_path(name), follow_symlinks=False))
+        path = self.proc_path(name)
+        if ondisk.WHITEOUT_ATTRIBUTES.isdisjoint(os.listxattr(path, follow_symlinks=False)):
+            return False
+        return os.lstat(path).st_size == 0
 
     def is_opaque(self, marks: ondisk.Marks) -> bool:
         """Tell whether this directory, whose ``marks`` are given, hides what is below it, in any dialect."""
