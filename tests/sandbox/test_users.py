@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import os
+import shlex
+import shutil
+import subprocess
+import tempfile
 from pathlib import Path
 
 import pytest
 
 from tests.sandbox.running import Sandbox
+from tests.support.probes import requires
 from unionfs.sandbox import idmaps
 from unionfs.sandbox.idmaps import IdRange
 
@@ -22,11 +27,40 @@ def test_root_needs_no_user_namespace(root_sandbox: Sandbox) -> None:
 
 
 def test_what_the_command_makes_belongs_to_the_caller(user_sandbox: Sandbox) -> None:
-    shared = user_sandbox.runtime / "made"
-    assert user_sandbox.run(["sh", "-c", f"echo x > {shared}"]).returncode in (0, 2)  # the place is hidden below /tmp
-    if shared.exists():
-        assert shared.stat().st_uid == user_sandbox.user
-        shared.unlink()
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as shared:  # not hidden by the private /tmp
+        os.chmod(shared, 0o777)
+        assert user_sandbox.output(["sh", "-c", f"umask 0; mkdir {shared}/made; stat -c %u {shared}/made"]) == "0\n"
+        assert Path(shared, "made").stat().st_uid == user_sandbox.user
+
+
+def granted_ranges(sandbox: Sandbox, directory: Path, command: list[str]) -> subprocess.CompletedProcess[str]:
+    """Run where /etc/subuid and /etc/subgid grant the user more ids: in a mount namespace that shows others there."""
+    table = directory / "granted"
+    table.write_text(f"{sandbox.user}:100000:65536\n")
+    script = (
+        f"mount --bind {table} /etc/subuid && mount --bind {table} /etc/subgid &&"
+        f" exec setpriv --reuid {sandbox.user} --regid {sandbox.user} --clear-groups "
+    ) + shlex.join(sandbox.command(command))
+    unshare = ["unshare", "--mount", "--propagation", "private", "sh", "-c", script]
+    environment = {**os.environ, "XDG_RUNTIME_DIR": str(sandbox.runtime)}
+    return subprocess.run(unshare, capture_output=True, text=True, timeout=30, env=environment, check=False)
+
+
+@requires("root")
+def test_more_ids_are_mapped_where_they_are_granted(user_sandbox: Sandbox, tmp_path: Path) -> None:
+    if shutil.which("newuidmap") is None:
+        pytest.skip("newuidmap is not installed: apt-get install uidmap")
+    script = "cat /proc/self/uid_map; touch /dev/shm/x && chown 33:33 /dev/shm/x && stat -c %u:%g /dev/shm/x"
+    done = granted_ranges(user_sandbox, tmp_path, ["sh", "-c", script])
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.split() == ["0", str(user_sandbox.user), "1", "1", "100000", "65536", "33:33"]
+
+
+@requires("root")
+def test_a_user_who_is_granted_none_has_one(user_sandbox: Sandbox) -> None:
+    assert len(user_sandbox.output(["cat", "/proc/self/uid_map"]).splitlines()) == 1
+    done = user_sandbox.run(["chown", "33:33", "/dev/shm"])
+    assert (done.returncode, "Invalid argument" in done.stderr) == (1, True)
 
 
 def test_root_s_directories_are_in_the_path(user_sandbox: Sandbox) -> None:
