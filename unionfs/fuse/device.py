@@ -16,6 +16,7 @@ from fcntl import ioctl
 
 from unionfs.fuse.verbs.base import MAX_WRITE_BYTES, Later
 from unionfs.fuse.wire import abi, replies, requests
+from unionfs.syscalls import process
 from unionfs.union.copyup import Pending
 
 TYPE_CHECKING = False
@@ -36,13 +37,24 @@ _AGAIN = (errno.EINTR, errno.ENOENT, errno.EAGAIN)
 class PassthroughBacking:
     """Registers real files with the kernel (FUSE_DEV_IOC_BACKING_OPEN, Linux 6.9, CAP_SYS_ADMIN)."""
 
-    __slots__ = ("_device",)
+    __slots__ = ("_device", "_without_fsetid")
 
     def __init__(self, device: int) -> None:
         self._device = device
+        self._without_fsetid = process.Without(process.CAP_FSETID)
 
-    def open(self, descriptor: int) -> int:
-        """Return a backing id for an open file. Raises OSError where the kernel refuses it."""
+    def open(self, descriptor: int, *, guarded: bool) -> int:
+        """Return a backing id for an open file. Raises OSError where the kernel refuses it.
+
+        The kernel writes with the rights that this thread has now (backing_file_write_iter in fs/backing-file.c). If
+        ``guarded`` they do not include CAP_FSETID: then a write takes set-id bits away, whoever makes it.
+        """
+        if not guarded:
+            return self._register(descriptor)
+        with self._without_fsetid:
+            return self._register(descriptor)
+
+    def _register(self, descriptor: int) -> int:
         request = bytearray(abi.BACKING_MAP.pack(descriptor, 0))
         backing_id: int = ioctl(self._device, abi.FUSE_DEV_IOC_BACKING_OPEN, request)
         return backing_id

@@ -1,16 +1,18 @@
 """Open files: one real descriptor a node, however often it is open, and by which way its data moves.
 
-Three ways, chosen at the first open and kept by all opens of a node that are live at the same time (the kernel demands
-that, see fs/fuse/iomode.c): through the kernel's page cache with the data served by node, so that a reader who came before
-a copy-up sees what is written after it; or passthrough, where the kernel reads and writes the real file by itself.
+Two ways, chosen at the first open and kept by all opens of a node that are live at the same time (the kernel demands
+that, see fs/fuse/iomode.c): through the kernel's page cache with the data served by node, so that a reader who came
+before a copy-up sees what is written after it; or passthrough, where the kernel reads and writes the real file itself.
 """
 
 from __future__ import annotations
 
 import errno
 import os
+import stat
 
 from unionfs.fuse.wire import abi
+from unionfs.syscalls import process
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,8 +24,11 @@ if TYPE_CHECKING:
     class Backing(Protocol):
         """What registers real files with the kernel for passthrough."""
 
-        def open(self, descriptor: int) -> int:
-            """Return a backing id for an open file. Raises OSError where the kernel refuses it."""
+        def open(self, descriptor: int, *, guarded: bool) -> int:
+            """Return a backing id for an open file. Raises OSError where the kernel refuses it.
+
+            Writes to a ``guarded`` file take set-id bits away, whoever makes them.
+            """
             ...
 
         def close(self, backing_id: int) -> None:
@@ -31,8 +36,16 @@ if TYPE_CHECKING:
             ...
 
 
+SET_ID_BITS = stat.S_ISUID | stat.S_ISGID
+_OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
+
+
 class OpenFile:
-    """The real file behind a node that is open: ``count`` handles share ``descriptor``; ``backing_id`` 0 means cached."""
+    """The real file behind a node that is open, shared by ``count`` handles.
+
+    ``descriptor`` is -1 until the first use of a lower file that was opened to be read: most of those are read from the
+    kernel's cache. ``backing_id`` is 0 when data goes through that cache.
+    """
 
     __slots__ = ("backing_id", "count", "descriptor", "in_upper")
 
@@ -46,18 +59,23 @@ class OpenFile:
 class OpenFiles:
     """Opens, reopens and closes the real files of one stack."""
 
-    __slots__ = ("backing", "stack", "view")
+    __slots__ = ("_may_read_all", "backing", "stack", "view")
 
     def __init__(self, stack: Stack) -> None:
         self.stack = stack
         self.view = stack.view
         self.backing: Backing | None = None  # set once passthrough was negotiated
+        self._may_read_all = process.is_superuser()
 
     def acquire(self, node: Node, flags: int) -> tuple[int, int]:
-        """Count one more handle of ``node``; return the FOPEN_* flags and backing id to answer with. Raises OSError, Pending."""
+        """Count one more handle of ``node``; return the FOPEN_* flags and backing id to answer with.
+
+        Raises OSError, and Pending where a copy-up comes first.
+        """
         opened = self._writable(node, flags) if _is_writing(flags) else self.current(node)
         if opened is None:
-            opened = self._enter(node, self._open(node))
+            later = self._may_read_all and not node.in_upper
+            opened = self._enter(node, -1 if later else self._open(node))
         return self._count(opened)
 
     def adopt(self, node: Node, descriptor: int) -> tuple[int, int]:
@@ -73,7 +91,8 @@ class OpenFiles:
         if opened.count > 0:
             return
         node.opened = None
-        os.close(opened.descriptor)
+        if opened.descriptor >= 0:
+            os.close(opened.descriptor)
         if opened.backing_id and self.backing is not None:
             self.backing.close(opened.backing_id)
         if node.lookups <= 0:
@@ -86,16 +105,26 @@ class OpenFiles:
             return None
         assert isinstance(opened, OpenFile)
         if opened.in_upper is not node.in_upper:
-            fresh = self._open(node)
-            os.dup2(fresh, opened.descriptor, inheritable=False)  # a read that is under way goes on with the old file
-            os.close(fresh)
+            if opened.descriptor >= 0:
+                fresh = self._open(node)
+                os.dup2(fresh, opened.descriptor, inheritable=False)  # a read under way goes on with the old file
+                os.close(fresh)
             opened.in_upper = node.in_upper
         return opened
 
     def borrow(self, node: Node) -> tuple[int, bool]:
         """Return a descriptor of the data of ``node`` and whether the caller must close it. Raises OSError."""
         opened = self.current(node)
-        return (opened.descriptor, False) if opened is not None else (self._open(node), True)
+        if opened is None:
+            return self._open(node), True
+        if opened.descriptor < 0:
+            opened.descriptor = self._open(node)
+        return opened.descriptor, False
+
+    def descriptor(self, node: Node) -> int:
+        """Return the descriptor that is open on ``node``, -1 if there is none."""
+        opened = self.current(node)
+        return -1 if opened is None else opened.descriptor
 
     # -- parts -------------------------------------------------------------------------------------------------------
 
@@ -107,7 +136,7 @@ class OpenFiles:
         edit.change(node, truncate=truncate)
         opened = self.current(node)
         if truncate and not was_lower:
-            edit.truncate(node, 0, -1 if opened is None else opened.descriptor)
+            edit.truncate(node, 0, self.descriptor(node))
         return opened
 
     def _open(self, node: Node) -> int:
@@ -124,11 +153,23 @@ class OpenFiles:
         opened = OpenFile(descriptor, in_upper=node.in_upper)
         node.opened = opened
         if node.in_upper and self.backing is not None:
-            try:
-                opened.backing_id = self.backing.open(descriptor)
-            except OSError:
-                opened.backing_id = 0  # not on this file system (another FUSE, an overlay): served by us, then
+            opened.backing_id = self._register(self.backing, descriptor)
         return opened
+
+    def _register(self, backing: Backing, descriptor: int) -> int:
+        """Return a backing id, or 0 for a file that we have to serve.
+
+        Through passthrough the kernel writes in the server's name, so that set-id bits would outlast a stranger's write
+        (fuse_setattr leaves them to the server, which never hears of it). Set-id files are therefore served by us; a file
+        that could become one while a stranger has it open is guarded.
+        """
+        state = os.stat(descriptor)
+        if state.st_mode & SET_ID_BITS:
+            return 0
+        try:
+            return backing.open(descriptor, guarded=bool(state.st_uid or state.st_mode & _OTHERS_WRITE))
+        except OSError:
+            return 0  # not on this file system (another FUSE, an overlay)
 
     def _count(self, opened: OpenFile) -> tuple[int, int]:
         opened.count += 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 from struct import Struct
 
 from unionfs.syscalls._libc import check, libc
@@ -16,6 +17,7 @@ PR_SET_DUMPABLE = 4
 PR_SET_CHILD_SUBREAPER = 36
 PR_SET_NO_NEW_PRIVS = 38
 
+CAP_FSETID = 4
 CAP_SYS_CHROOT = 18
 CAP_SYS_ADMIN = 21
 
@@ -66,7 +68,38 @@ def set_no_new_privileges() -> None:
 
 def has_capability(capability: int) -> bool:
     """Tell whether the capability of this number is in effect, in the process's own user namespace; see capget(2)."""
+    effective_low, _, _, effective_high, _, _ = _CAPABILITY_DATA.unpack(_capabilities())
+    return bool((effective_high << 32 | effective_low) >> capability & 1)
+
+
+def _capabilities() -> bytes:
     data = ctypes.create_string_buffer(_CAPABILITY_DATA.size)
     check(libc.capget(_CAPABILITY_HEADER.pack(_CAPABILITY_VERSION_3, 0), data))
-    effective_low, _, _, effective_high, _, _ = _CAPABILITY_DATA.unpack(data.raw)
-    return bool((effective_high << 32 | effective_low) >> capability & 1)
+    return data.raw
+
+
+class Without:
+    """``with Without(CAP_FSETID):`` this thread does without one capability; see capset(2). Can be entered again and again."""
+
+    __slots__ = ("_full", "_header", "_lowered")
+
+    def __init__(self, capability: int) -> None:
+        self._header = _CAPABILITY_HEADER.pack(_CAPABILITY_VERSION_3, 0)
+        self._full = _capabilities()
+        words = list(_CAPABILITY_DATA.unpack(self._full))
+        words[3 * (capability >> 5)] &= ~(1 << (capability & 31))
+        self._lowered = _CAPABILITY_DATA.pack(*words)
+
+    def __enter__(self) -> None:
+        check(libc.capset(self._header, self._lowered))
+
+    def __exit__(self, *_: object) -> None:
+        check(libc.capset(self._header, self._full))
+
+
+def is_superuser() -> bool:
+    """Tell whether this process is root outside of any user namespace: no file's mode keeps it out."""
+    if os.geteuid() != 0:
+        return False
+    with open("/proc/self/uid_map", "rb") as stream:
+        return stream.read().split() == [b"0", b"0", b"4294967295"]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import errno
+import os
 import stat
 
-from unionfs.fuse.verbs.base import FOREVER_S, Verbs
+from unionfs.fuse.verbs.base import FOREVER_S, Verbs, validity_s
 from unionfs.fuse.wire import abi, replies
 from unionfs.syscalls import files
-from unionfs.union.nodes import Node
+from unionfs.union.nodes import AnyNode, Node
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ class AttributeVerbs(Verbs):
 
     def _getattr(self, request: Request) -> Reply:
         node = self._node(request.nodeid)
-        return replies.data(request.unique, replies.attr(FOREVER_S, self._attributes(node, self._state(node))))
+        return self._attr(request.unique, node, self._state(node))
 
     def _statx(self, request: Request) -> Reply:
         node = self._node(request.nodeid)
@@ -50,7 +51,7 @@ class AttributeVerbs(Verbs):
         extended = files.statx(*place)
         btime = extended.btime[0] * 10**9 + extended.btime[1] if extended.mask & files.STATX_BTIME else None
         links = self.view.links(node, state)
-        payload = replies.statx(FOREVER_S, state, node.ino, links, state.st_uid, state.st_gid, btime_ns=btime)
+        payload = replies.statx(validity_s(state), state, node.ino, links, state.st_uid, state.st_gid, btime_ns=btime)
         return replies.data(request.unique, payload)
 
     def _setattr(self, request: Request) -> Reply:
@@ -59,8 +60,7 @@ class AttributeVerbs(Verbs):
         edit = self._edit()
         if valid & abi.FATTR_SIZE and isinstance(node, Node):
             edit.change(node, truncate=size == 0)
-            opened = self.files.current(node)
-            edit.truncate(node, size, -1 if opened is None else opened.descriptor)
+            edit.truncate(node, size, self.files.descriptor(node))
         if valid & (abi.FATTR_UID | abi.FATTR_GID):
             edit.chown(node, uid if valid & abi.FATTR_UID else -1, gid if valid & abi.FATTR_GID else -1)
         if valid & abi.FATTR_MODE:
@@ -71,7 +71,10 @@ class AttributeVerbs(Verbs):
             accessed = _time(valid, abi.FATTR_ATIME, abi.FATTR_ATIME_NOW, (atime, atime_ns))
             modified = _time(valid, abi.FATTR_MTIME, abi.FATTR_MTIME_NOW, (mtime, mtime_ns))
             edit.utimens(node, accessed, modified)
-        return replies.data(request.unique, replies.attr(FOREVER_S, self._attributes(node, self._state(node))))
+        return self._attr(request.unique, node, self._state(node))
+
+    def _attr(self, unique: int, node: AnyNode, state: os.stat_result) -> bytes:
+        return replies.data(unique, replies.attr(validity_s(state), self._attributes(node, state)))
 
     def _readlink(self, request: Request) -> Reply:
         return replies.data(request.unique, self.view.readlink(self._file(request.nodeid)))

@@ -6,7 +6,7 @@ import errno
 import os
 import stat
 
-from unionfs.fuse.openfiles import OpenFiles
+from unionfs.fuse.openfiles import SET_ID_BITS, OpenFiles
 from unionfs.fuse.wire import replies
 from unionfs.union.nodes import AnyNode, DirNode, Node
 
@@ -33,6 +33,15 @@ class Later:
 
     def __init__(self, run: Callable[[], bytes | Buffers]) -> None:
         self.run = run
+
+
+def validity_s(state: os.stat_result) -> int:
+    """Return for how many seconds the kernel may rely on attributes.
+
+    Those of a set-id file lose bits by a write, of which the kernel tells its cache nothing: without a new look, execve(2)
+    would go by the old ones (fuse_permission in fs/fuse/dir.c).
+    """
+    return 0 if state.st_mode & SET_ID_BITS and stat.S_ISREG(state.st_mode) else FOREVER_S
 
 
 class Verbs:
@@ -74,16 +83,16 @@ class Verbs:
         return self._entry_payload(node, state)
 
     def _entry_payload(self, node: AnyNode, state: os.stat_result) -> bytes:
-        return replies.entry(node.id, 0, FOREVER_S, FOREVER_S, self._attributes(node, state))
+        return replies.entry(node.id, 0, FOREVER_S, validity_s(state), self._attributes(node, state))
 
     def _attributes(self, node: AnyNode, state: os.stat_result) -> bytes:
         return replies.attributes(state, node.ino, self.view.links(node, state), state.st_uid, state.st_gid)
 
     def _state(self, node: AnyNode) -> os.stat_result:
         if isinstance(node, Node) and node.opened is not None:
-            opened = self.files.current(node)
-            if opened is not None:
-                return os.stat(opened.descriptor)
+            descriptor = self.files.descriptor(node)
+            if descriptor >= 0:
+                return os.stat(descriptor)
         return self.view.stat(node)
 
     def _clear_set_ids(self, node: AnyNode) -> None:
