@@ -112,7 +112,10 @@ def machine(scale: Scale, peers: Sequence[Peer], runner: Runner) -> dict[str, st
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "system": f"Linux {platform.release()} {platform.machine()}, Python {platform.python_version()}",
         "processors": f"{os.cpu_count()}{' x' + model[0].partition(':')[2] if model else ''}",
-        "size": f"{scale.name}, {scale.files:,} files in three layers, {runner.rounds_done} rounds",
+        "size": f"{scale.name}, {scale.files:,} files in three layers, complete rounds: {runner.rounds_done}",
+        "caches": "dropped for cold rows"
+        if system.may_drop_caches()
+        else "not dropped, which needs root: no cold rows",
         **{peer.name: peer.version() for peer in peers},
     }
 

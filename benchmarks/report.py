@@ -188,6 +188,14 @@ def _requests(result: Result) -> str:
 
 def _left_out(result: Result) -> str:
     absent = [f"- {peer}: {reason}" for peer, reason in result.absent.items()]
-    failed = [f"- {key.row} on {key.peer} failed: {reason}" for key, reason in result.outcome.failed.items()]
-    skipped = [f"- {key.row} on {key.peer}: {reason}" for key, reason in result.outcome.skipped.items()]
+    failed = [f"- {peer}, {rows} failed: {reason}" for peer, reason, rows in _grouped(result.outcome.failed)]
+    skipped = [f"- {peer}, {rows}: {reason}" for peer, reason, rows in _grouped(result.outcome.skipped)]
     return "\n".join([*absent, *failed, *skipped]) or "Nothing."
+
+
+def _grouped(table: dict[Key, str]) -> list[tuple[str, str, str]]:
+    """Peer, reason, and the workloads that the peer has the same reason for."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    for key, reason in table.items():
+        groups.setdefault((key.peer, reason), []).append(key.row)
+    return [(peer, reason, ", ".join(rows)) for (peer, reason), rows in groups.items()]

@@ -26,8 +26,7 @@ def paths(site: Site, names: tuple[str, ...], count: int) -> Path:
 def timed_stat(site: Site, row: str, names: tuple[str, ...], count: int) -> None:
     """The time of one stat of one of the names, in seconds, over ``count`` of them."""
     list_of_names = paths(site, names, count)
-    site.measure(row, site.assets.load, "stat", str(list_of_names), cwd=site.root, inner=True)
-    site.note(row, site.values[row] / count)
+    site.measure(row, site.assets.load, "stat", str(list_of_names), cwd=site.root, inner=True, per=count)
 
 
 def grow_layers(site: Site, count: int) -> None:
