@@ -159,9 +159,9 @@ class OpenFiles:
     def _register(self, backing: Backing, descriptor: int) -> int:
         """Return a backing id, or 0 for a file that we have to serve.
 
-        Through passthrough the kernel writes in the server's name, so that set-id bits would outlast a stranger's write
-        (fuse_setattr leaves them to the server, which never hears of it). Set-id files are therefore served by us; a file
-        that could become one while a stranger has it open is guarded.
+        Through passthrough the kernel writes in the server's name, so that set-id bits would outlast a stranger's
+        write (fuse_setattr leaves them to the server, which never hears of it). Set-id files are therefore served by
+        us; a file that could become one while a stranger has it open is guarded.
         """
         state = os.stat(descriptor)
         if state.st_mode & SET_ID_BITS:

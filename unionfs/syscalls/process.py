@@ -79,7 +79,7 @@ def _capabilities() -> bytes:
 
 
 class Without:
-    """``with Without(CAP_FSETID):`` this thread does without one capability; see capset(2). Can be entered again and again."""
+    """``with Without(CAP_FSETID):`` lets this thread do without one capability, any number of times; see capset(2)."""
 
     __slots__ = ("_full", "_header", "_lowered")
 

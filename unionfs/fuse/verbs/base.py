@@ -38,8 +38,8 @@ class Later:
 def validity_s(state: os.stat_result) -> int:
     """Return for how many seconds the kernel may rely on attributes.
 
-    Those of a set-id file lose bits by a write, of which the kernel tells its cache nothing: without a new look, execve(2)
-    would go by the old ones (fuse_permission in fs/fuse/dir.c).
+    Those of a set-id file lose bits by a write, of which the kernel tells its cache nothing: without a new look,
+    execve(2) would go by the old ones (fuse_permission in fs/fuse/dir.c).
     """
     return 0 if state.st_mode & SET_ID_BITS and stat.S_ISREG(state.st_mode) else FOREVER_S
 

@@ -1,0 +1,95 @@
+"""What public suites for POSIX and for union file systems found wrong, a test each."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.conformance.calls import child, opened
+from tests.support.mounts import prepare, union_mount
+from tests.support.probes import requires
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+pytestmark = requires("root", "fuse")
+
+STRANGER = 65534
+
+
+@pytest.fixture(scope="module")
+def point(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A union of one lower layer."""
+    base = tmp_path_factory.mktemp("regressions")
+    with union_mount(base, *prepare(base)) as mountpoint:
+        yield mountpoint
+
+
+@pytest.fixture
+def mount(point: Path) -> Path:
+    """A directory of its own for each test."""
+    directory = point / f"d{len(os.listdir(point))}"
+    directory.mkdir()
+    return directory
+
+
+def _mode(path: Path) -> int:
+    return stat.S_IMODE(os.stat(path).st_mode)
+
+
+@pytest.mark.parametrize("mode", [0o4777, 0o2777, 0o6777])
+@pytest.mark.parametrize("before", [True, False], ids=["set before the open", "set after it"])
+def test_a_strangers_write_clears_set_id_bits(mount: Path, mode: int, before: bool) -> None:
+    """Also if the kernel writes to the real file by itself; see write(2) and pjdfstest's chmod/12.t."""
+    program = mount / "program"
+    program.write_bytes(b"old")
+    program.chmod(mode if before else 0o777)
+    with opened(program, os.O_WRONLY) as descriptor:
+        program.chmod(mode)
+        child(lambda: os.write(descriptor, b"new"), user=STRANGER, group=STRANGER)
+        assert stat.S_IMODE(os.fstat(descriptor).st_mode) == 0o777
+    assert program.read_bytes() == b"new"
+
+
+def test_a_program_changed_by_a_stranger_runs_without_privilege(mount: Path) -> None:
+    """Even if nobody has looked at its attributes since: execve(2) must not go by what the kernel's cache has."""
+    program = mount / "program"
+    shutil.copyfile("/bin/cat", program)
+    program.chmod(0o4777)
+    assert "Uid:\t65534\t0\t0\t0" in _status_of(program)
+    program.chmod(0o777)
+    with opened(program, os.O_WRONLY | os.O_APPEND) as descriptor:
+        program.chmod(0o4777)
+        child(lambda: os.write(descriptor, b"\0"), user=STRANGER, group=STRANGER)
+    assert "Uid:\t65534\t65534\t65534\t65534" in _status_of(program)
+
+
+def _status_of(program: Path) -> str:
+    """Run ``program``, a copy of cat(1), for a stranger who may not walk to it; return its /proc/self/status."""
+    reading, writing = os.pipe()
+    executable = os.open(program, os.O_RDONLY)
+
+    def execute() -> None:
+        os.dup2(writing, 1)
+        os.execve(executable, ["cat", "/proc/self/status"], {})
+
+    child(execute, user=STRANGER, group=STRANGER)
+    os.close(executable)
+    os.close(writing)
+    with open(reading) as stream:
+        return stream.read()
+
+
+def test_roots_write_keeps_set_id_bits(mount: Path) -> None:
+    """CAP_FSETID keeps them, on a file that had them when it was opened."""
+    program = mount / "program"
+    program.write_bytes(b"old")
+    program.chmod(0o6755)
+    with opened(program, os.O_WRONLY) as descriptor:
+        os.write(descriptor, b"new")
+    assert _mode(program) == 0o6755
