@@ -8,6 +8,7 @@ DEV_READY := $(VENV)/.installed-dev
 BENCH_READY := $(VENV)/.installed-bench
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 PYTEST := $(BIN)/python -m pytest
+CAN_MAKE_VENV := $(PYTHON) -c 'import ensurepip, venv' 2>/dev/null
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-long lint format coverage bench clean
@@ -16,8 +17,10 @@ help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r name what; \
 	do printf '  make %-10s %s\n' "$$name" "$$what"; done
 
-demo: $(READY) ## a process in a throw-away copy of this machine, step by step, in under a minute
-	@$(BIN)/python examples/demo.py
+demo: ## a process in a throw-away copy of this machine, step by step, in under a minute
+	@$(CAN_MAKE_VENV) && $(MAKE) --silent $(READY); \
+	if test -e $(READY); then exec $(BIN)/python examples/demo.py; fi; \
+	PYTHONPATH=. exec $(PYTHON) examples/demo.py # the demonstration needs no package but this one
 
 test: $(DEV_READY) ## run the tests (ARGS='-k copyup' chooses some)
 	$(PYTEST) $(ARGS)
@@ -48,7 +51,9 @@ clean: ## remove the virtual environment and everything that was built
 $(READY): pyproject.toml setup.cfg
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
 	|| { echo "$(PYTHON): Python 3.10 or later is needed; choose one with 'make PYTHON=python3.12 ...'" >&2; exit 1; }
-	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null \
+	@$(CAN_MAKE_VENV) \
+	|| { test "$$(id -u)" = 0 && command -v apt-get >/dev/null \
+	     && apt-get update -qq && apt-get install -qq --yes python3-venv; } \
 	|| { echo "$(PYTHON) cannot make virtual environments; install what lacks (Debian: apt-get install python3-venv)" >&2; exit 1; }
 	@test -x $(BIN)/python || { echo "making $(VENV)"; $(PYTHON) -m venv $(VENV); }
 	@$(INSTALL) --editable .
