@@ -18,8 +18,7 @@ what a program may expect of a file system, this does not hold here, while it ho
   Attributes are asked for each time for that reason: stat(2) is a request, where the direct transport has none.
 - renameat2(2) has no flags (EINVAL), SEEK_HOLE and SEEK_DATA see no holes, copy_file_range(2) goes through memory,
   statx(2) has no time of birth; libfuse 3 lets RENAME_NOREPLACE and RENAME_EXCHANGE through, none of the others.
-- O_TMPFILE is EOPNOTSUPP, and so is fallocate(2) with fusepy; mfusepy has it. syncfs(2) reaches no further than the
-  kernel.
+- O_TMPFILE is EOPNOTSUPP. syncfs(2) reaches no further than the kernel.
 - POSIX ACLs are stored, not enforced, with libfuse 2.
 - File handles (name_to_handle_at(2)) are stale once the kernel has dropped what it knew of the file.
 - Opening a file with O_TRUNC takes its set-id bits away by user id, not by the capability CAP_FSETID.

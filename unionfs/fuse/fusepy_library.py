@@ -1,9 +1,9 @@
 """The Python packages that speak to libfuse, behind one face: mfusepy (libfuse 2 and 3), or else fusepy (libfuse 2).
 
 Both hand each callback of libfuse to a method of an object, and both lose something on the way, which is put back here:
-fusepy the offset of readdir and the connection at init; mfusepy the flags of libfuse 3's rename and the handle of its
-truncate; both the difference between a time and "now" or "leave it". Names pass as latin-1, a character a byte, so
-that every name survives. This module does not know what the callbacks do.
+fusepy the offset of readdir, the connection at init, and fallocate; mfusepy the flags of libfuse 3's rename and the
+handle of its truncate; both the difference between a time and "now" or "leave it". Names pass as latin-1, a character a
+byte, so that every name survives. This module does not know what the callbacks do.
 """
 
 from __future__ import annotations
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
         FUSE: type[Any]
         _libfuse: Any
         c_stat: type[Any]
+        fuse_file_info: type[Any]
+        fuse_operations: type[Any]
 
 
 ENCODING = "latin-1"
@@ -51,9 +53,10 @@ class Library:
     def __init__(self, module: FuseModule, *, is_mfusepy: bool) -> None:
         self._module = module
         self._is_mfusepy = is_mfusepy
-        self.version: int = module._libfuse.fuse_version() // 10
-        if self.version > 9:  # 2.9 is 29, 3.10 is 310
-            self.version //= 10
+        version: int = module._libfuse.fuse_version()
+        self.version = version // 10 if version < 100 else version // 100  # 29 is 2.9, 310 is 3.10
+        if not is_mfusepy and version == 29:
+            module.fuse_operations = libfuse.with_fallocate(module.fuse_operations, module.fuse_file_info)
 
     def caller(self) -> tuple[int, int, int]:
         """Return user id, group id and umask of the process whose request is being answered."""
@@ -89,7 +92,8 @@ class Library:
         def readdir(self: Any, path: bytes | None, buffer: int, fill: Any, offset: int, info: Any) -> int:
             return _readdir(self, stat(), buffer, fill, offset, info)
 
-        return {"init": _init, "readdir": readdir, "ioctl": _ioctl, "utimens": _utimens}
+        corrections = (_init, _ioctl, _utimens, _fallocate)
+        return {"readdir": readdir, **{function.__name__[1:]: function for function in corrections}}
 
 
 def load() -> Library:
@@ -134,9 +138,6 @@ def _init(self: Any, address: int) -> None:
     self.operations.init_with_config(libfuse.connection(address), None)
 
 
-_init.__name__ = "init"  # fusepy asks for it: what this one returns is no status
-
-
 def _readdir(self: Any, state: Any, buffer: int, fill: Any, offset: int, info: Any) -> int:
     for name, attributes, following in self.operations.readdir_with_offset(None, offset, info.contents.fh):
         state.st_mode, state.st_ino = attributes["st_mode"], attributes["st_ino"]
@@ -154,6 +155,11 @@ def _utimens(self: Any, path: bytes | None, times: Any, info: Any = None) -> int
     given = times.contents
     pairs = [(time.tv_sec, time.tv_nsec) for time in (given.actime, given.modtime)]
     result: int = self.operations.utimens(_decode(path), pairs)
+    return result
+
+
+def _fallocate(self: Any, path: bytes | None, mode: int, offset: int, size: int, info: Any) -> int:
+    result: int = self.operations.fallocate(None, mode, offset, size, info.contents)
     return result
 
 

@@ -107,11 +107,8 @@ class Operations:
         return attributes
 
     def _state(self, node: AnyNode) -> os.stat_result:
-        if isinstance(node, Node):
-            opened = self._files.current(node)
-            if opened is not None:
-                return os.stat(opened.descriptor)
-        return self._view.stat(node)
+        descriptor = self._files.descriptor(node) if isinstance(node, Node) else -1
+        return self._view.stat(node) if descriptor < 0 else os.stat(descriptor)
 
     def _attributes(self, node: AnyNode, state: os.stat_result) -> Attributes:
         return {
@@ -149,8 +146,7 @@ class Operations:
         node = self._paths.file(path) if info is None else self._open_file(info)
         edit = self._stack.writable()
         edit.change(node, truncate=size == 0)
-        opened = self._files.current(node)
-        edit.truncate(node, size, -1 if opened is None else opened.descriptor)
+        edit.truncate(node, size, self._files.descriptor(node))
         return 0
 
     def readlink(self, path: str) -> str:
@@ -360,7 +356,7 @@ class Operations:
         return 0
 
     def fallocate(self, path: str | None, mode: int, offset: int, size: int, info: FileInfo) -> int:
-        """fallocate(2); fusepy does not know of it, mfusepy does."""
+        """fallocate(2)."""
         node = self._open_file(info)
         self._stack.writable().change(node)
         descriptor, _owned = self._files.borrow(node)

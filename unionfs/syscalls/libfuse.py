@@ -1,4 +1,4 @@
-"""What fusepy leaves out of libfuse's C interface: the caller's umask, the connection, raw memory of an ioctl.
+"""What fusepy leaves out of libfuse's C interface: the caller's umask, the connection, fallocate, memory of an ioctl.
 
 Layouts are those of <fuse.h> and <fuse_common.h> of libfuse 2.8 and later. No library is loaded here: the pointers come
 from whichever one fusepy has loaded. To be used within a callback, in the thread that libfuse called.
@@ -44,6 +44,19 @@ class Connection(ctypes.Structure):
 
     capable: int
     want: int
+
+
+def with_fallocate(operations: type[ctypes.Structure], info: type[ctypes.Structure]) -> type[ctypes.Structure]:
+    """Return struct fuse_operations up to ``fallocate``, from what fusepy declares of it; for libfuse 2.9.
+
+    ``info`` is struct fuse_file_info.
+    """
+    fallocate = ctypes.CFUNCTYPE(
+        ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.POINTER(info)
+    )
+    between = [(name, ctypes.c_void_p) for name in ("poll", "write_buf", "read_buf", "flock")]
+    fields = [*operations._fields_, *between, ("fallocate", fallocate)]
+    return type(operations.__name__, (ctypes.Structure,), {"_fields_": fields})
 
 
 def caller(context: Any) -> tuple[int, int, int]:
