@@ -13,7 +13,7 @@ import stat
 
 from unionfs import ondisk
 from unionfs.syscalls import files
-from unionfs.union.nodes import DirNode, Node
+from unionfs.union.nodes import AnyNode, DirNode, Node
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from unionfs.layers.writable import WritableLayer
     from unionfs.union.links import LinkIndex
     from unionfs.union.view import View
+
+    Settle = Callable[[int, os.stat_result], None]
 
 _CHUNK_BYTES = 8 << 20
 _WITHOUT_SET_ID = 0o1777
@@ -41,11 +43,14 @@ class Pending(Exception):
 class CopyJob:
     """The copying of one regular file: ``run`` in any thread, then ``CopyUp.finish`` in the union's own."""
 
-    __slots__ = ("durable", "error", "node", "size", "source", "staged", "state", "target")
+    __slots__ = ("durable", "error", "node", "settle", "size", "source", "staged", "state", "target")
 
-    def __init__(self, node: Node, state: os.stat_result, staged: bytes, *, truncate: bool, durable: bool) -> None:
+    def __init__(
+        self, node: Node, state: os.stat_result, staged: bytes, settle: Settle, *, truncate: bool, durable: bool
+    ) -> None:
         self.node = node
         self.state = state
+        self.settle = settle
         self.staged = staged
         self.size = 0 if truncate else state.st_size
         self.durable = durable
@@ -59,7 +64,7 @@ class CopyJob:
             if self.size:
                 copy_data(self.source, self.target, self.size)
             copy_attributes(self.source, self.target)
-            _set_metadata(self.target, self.state)
+            self.settle(self.target, self.state)
             if self.size and self.durable:
                 os.fsync(self.target)
         except OSError as error:
@@ -112,7 +117,7 @@ class CopyUp:
             copied = os.open(staged, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=work)
             try:
                 copy_attributes(source, copied)
-                _set_metadata(copied, state)
+                self.settle(copied, self.wanted(node, state))
             finally:
                 os.close(copied)
             self._publish(staged, node.parent, node.name)
@@ -137,7 +142,8 @@ class CopyUp:
             self._special(node, state)
 
     def _regular(self, node: Node, state: os.stat_result, *, truncate: bool) -> None:
-        job = CopyJob(node, state, self.upper.staging_name(), truncate=truncate, durable=self.upper.durable)
+        wanted, staged = self.wanted(node, state), self.upper.staging_name()
+        job = CopyJob(node, wanted, staged, self.settle, truncate=truncate, durable=self.upper.durable)
         directory, name = self.view.place(node)
         job.source = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
         try:
@@ -175,20 +181,40 @@ class CopyUp:
         staged = self.upper.staging_name()
         work = self.upper.work
         directory, name = self.view.place(node)
+        wanted = self.wanted(node, state)
         if stat.S_ISLNK(state.st_mode):
             os.symlink(os.readlink(name, dir_fd=directory), staged, dir_fd=work)
         else:
-            os.mknod(staged, state.st_mode, state.st_rdev, dir_fd=work)
+            self.make_special(staged, wanted)
         try:
             copy_attributes(self.view.proc_path(node), files.proc_path(work) + b"/" + staged)
-            given = _gives(lambda: os.chown(staged, state.st_uid, state.st_gid, dir_fd=work, follow_symlinks=False))
-            if not stat.S_ISLNK(state.st_mode):
-                files.fchmodat(work, staged, state.st_mode if given else state.st_mode & _WITHOUT_SET_ID)
+            self.settle_special(staged, wanted)
             os.utime(staged, ns=(state.st_atime_ns, state.st_mtime_ns), dir_fd=work, follow_symlinks=False)
             self._place(node, staged, state)
         except OSError:
             self.upper.discard(staged)
             raise
+
+    # -- owners ------------------------------------------------------------------------------------------------------
+
+    def wanted(self, node: AnyNode, state: os.stat_result) -> os.stat_result:
+        """Return the attributes that the copy of ``node`` is to have, ``state`` being those of the original."""
+        return state
+
+    def settle(self, target: int, state: os.stat_result) -> None:
+        """Give the open copy ``target`` owner, mode and times of ``state``; in any thread. Raises OSError."""
+        _set_metadata(target, state)
+
+    def make_special(self, staged: bytes, state: os.stat_result) -> None:
+        """Make the copy of a FIFO, socket or device in the workdir. Raises OSError."""
+        os.mknod(staged, state.st_mode, state.st_rdev, dir_fd=self.upper.work)
+
+    def settle_special(self, staged: bytes, state: os.stat_result) -> None:
+        """Give the copy ``staged`` of a file that cannot be opened owner and mode of ``state``. Raises OSError."""
+        work = self.upper.work
+        given = _gives(lambda: os.chown(staged, state.st_uid, state.st_gid, dir_fd=work, follow_symlinks=False))
+        if not stat.S_ISLNK(state.st_mode):
+            files.fchmodat(work, staged, state.st_mode if given else state.st_mode & _WITHOUT_SET_ID)
 
     # -- publishing --------------------------------------------------------------------------------------------------
 
