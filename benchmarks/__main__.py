@@ -23,7 +23,7 @@ from benchmarks.runner import Runner
 from benchmarks.scale import SCALES, Scale
 from benchmarks.site import Setting
 from benchmarks.stacks import Stacks
-from benchmarks.tracing import Tracer
+from benchmarks.tracing import counter_of_this_machine
 from benchmarks.workloads import WORKLOADS
 
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -84,20 +84,20 @@ def measure(options: argparse.Namespace, chosen: Sequence[Workload], peers: Sequ
     scale, progress = SCALES[options.size], Progress()
     absent = {peer.name: reason for peer in peers if (reason := peer.missing())}
     present = [peer for peer in peers if peer.name not in absent]
-    tracer = Tracer() if options.counts and not Tracer.missing() else None
+    counter = counter_of_this_machine() if options.counts else None
     setting = Setting(base, scale, Stacks(base / "stacks", scale), Assets(base / "assets", scale))
     runner = Runner(present, chosen, setting, progress.tell)
     status = 0
     try:
         runner.run(options.rounds or scale.rounds, time.monotonic() + scale.budget_s if scale.budget_s else None)
-        if tracer:
-            runner.count(tracer)
+        if counter:
+            runner.count(counter)
     except KeyboardInterrupt:
         status = 130
     finally:
         progress.end()
-        if tracer:
-            tracer.close()
+        if counter:
+            counter.close()
     rows = [row for entry in chosen for row in entry.rows]
     names = [peer.name for peer in present]
     result = report.Result(rows, names, runner.outcome, machine(scale, present, runner), absent)

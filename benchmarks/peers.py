@@ -6,6 +6,7 @@ not get. This module knows nothing of workloads.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -94,6 +95,10 @@ class Peer(ABC):
     def start(self, place: Place) -> list[str]:
         """The command that mounts and comes back when the mount stands; empty when there is none."""
         return []
+
+    def counters(self, root: Path) -> dict[str, int]:
+        """The requests that the server at ``root`` has counted so far, by name; empty when it does not count."""
+        return {}
 
     def run_true(self, layers: Sequence[Path], root: Path) -> list[str]:
         """The command that runs ``true`` with the stack as its root; it is mounted at ``root`` already."""
@@ -262,6 +267,10 @@ class UnionMount(FusePeer):
 
     def foreground(self, place: Place) -> list[str]:
         return [*self.start(place), "-f"]
+
+    def counters(self, root: Path) -> dict[str, int]:
+        told = json.loads(_said([*self._command(), "stats", str(root)], self.variables))
+        return {str(name): int(count) for name, count in told["requests"].items()}
 
     def run_true(self, layers: Sequence[Path], root: Path) -> list[str]:
         lower = [word for layer in layers for word in ("--lower", str(layer))]

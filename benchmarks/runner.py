@@ -15,7 +15,7 @@ from benchmarks import proc
 from benchmarks.peers import Peer
 from benchmarks.registry import Workload
 from benchmarks.site import Setting, Site
-from benchmarks.tracing import Tracer
+from benchmarks.tracing import Counter
 
 
 class Key(NamedTuple):
@@ -58,11 +58,11 @@ class Runner:
             self._cell(entry, peer)
         self.rounds_done = rounds
 
-    def count(self, tracer: Tracer) -> None:
+    def count(self, counter: Counter) -> None:
         """One more round that is not timed: the FUSE requests of every row."""
         for done, (entry, peer) in enumerate(self.pairs):
             self.tell(f"counting: {entry.name} on {peer.name}", done / len(self.pairs))
-            site = self._work(entry, peer, tracer)
+            site = self._work(entry, peer, counter)
             found = {Key(row, peer.name): counts for row, counts in site.requests.items() if counts}
             self.outcome.requests.update(found)
 
@@ -72,9 +72,9 @@ class Runner:
         for row, value in site.values.items():
             self.outcome.samples.setdefault(Key(row, peer.name), []).append(value)
 
-    def _work(self, entry: Workload, peer: Peer, tracer: Tracer | None = None) -> Site:
+    def _work(self, entry: Workload, peer: Peer, counter: Counter | None = None) -> Site:
         key = Key(entry.name, peer.name)
-        site = Site(peer, entry, self.setting, tracer)
+        site = Site(peer, entry, self.setting, counter)
         if key in self.outcome.failed or key in self.outcome.skipped:
             return site
         try:

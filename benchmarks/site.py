@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from benchmarks.registry import Workload
     from benchmarks.scale import Scale
     from benchmarks.stacks import Stack, Stacks
-    from benchmarks.tracing import Tracer
+    from benchmarks.tracing import Counter
 
 
 SERIAL = itertools.count()
@@ -37,14 +37,14 @@ class Setting(NamedTuple):
 class Site:
     """One workload's place of work on one peer, for one round."""
 
-    def __init__(self, peer: Peer, entry: Workload, setting: Setting, tracer: Tracer | None = None) -> None:
+    def __init__(self, peer: Peer, entry: Workload, setting: Setting, counter: Counter | None = None) -> None:
         self.peer = peer
         self.entry = entry
         self.base = setting.base
         self.scale = setting.scale
         self.stacks = setting.stacks
         self.assets = setting.assets
-        self.tracer = tracer
+        self.counter = counter
         self.values: dict[str, float] = {}
         self.requests: dict[str, dict[str, int]] = {}
         self.mounted: list[Mounted] = []
@@ -131,9 +131,9 @@ class Site:
         self.lukewarm = False
 
     def _counting(self, row: str) -> AbstractContextManager[object]:
-        if self.tracer is None or not self.mounted:
+        if self.counter is None or not self.mounted:
             return nullcontext()
-        return self.tracer.counting(self.root, self.requests.setdefault(row, {}))
+        return self.counter.counting(self.peer, self.root, self.requests.setdefault(row, {}))
 
     def note(self, row: str, value: float) -> None:
         """Note a value for a row; values of all rows are better when smaller."""

@@ -1,42 +1,69 @@
-"""Exact counts of FUSE requests of any server, from the kernel's trace events ``fuse:fuse_request_send``.
+"""Exact counts of FUSE requests, taken in a round that is not timed.
 
-The events of one connection are collected in a trace instance of our own (Documentation/trace/ftrace.rst), in a round
-that is not timed.
+From the kernel's trace events ``fuse:fuse_request_send`` for any server, collected in a trace instance of our own
+(Documentation/trace/ftrace.rst); where there are none, from what a server says that it counted.
 """
 
 from __future__ import annotations
 
+import os
 import re
-from collections import Counter
+from abc import ABC, abstractmethod
+from collections import Counter as Tally
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from benchmarks import system
+from benchmarks.peers import Peer
 
 TRACEFS = Path("/sys/kernel/tracing")
 EVENT = "events/fuse/fuse_request_send"
 BUFFER_KIB = "16384"
 
 
-class Tracer:
+class Counter(ABC):
+    """A way to count requests."""
+
+    @abstractmethod
+    def counting(self, peer: Peer, root: Path, into: dict[str, int]) -> AbstractContextManager[None]:
+        """Count the requests on the mount at ``root`` by name while the block runs; none without FUSE."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Give back what counting needed."""
+
+
+class Asker(Counter):
+    """Asks the servers that count; its own question is among the answers: two readings of an attribute."""
+
+    @contextmanager
+    def counting(self, peer: Peer, root: Path, into: dict[str, int]) -> Iterator[None]:
+        """The difference between what the server had counted after the block and before."""
+        before = Tally(peer.counters(root))
+        yield
+        into.update((Tally(peer.counters(root)) - before).most_common())
+
+    def close(self) -> None:
+        """Nothing to give back."""
+
+
+class Tracer(Counter):
     """A trace instance, there from the construction until :meth:`close`."""
 
     def __init__(self) -> None:
-        self.base = TRACEFS / "instances" / "unionfs-benchmark"
-        self.base.mkdir(exist_ok=True)
+        self.base = TRACEFS / "instances" / f"unionfs-benchmark-{os.getpid()}"
+        self.base.mkdir()
         (self.base / "buffer_size_kb").write_text(BUFFER_KIB)
 
     @staticmethod
-    def missing() -> str | None:
-        """Why requests cannot be counted on this machine; None when they can."""
-        if (TRACEFS / EVENT / "filter").is_file():
-            return None
-        return f"no {TRACEFS / EVENT}: it takes root, tracefs and a kernel with trace events of FUSE"
+    def works() -> bool:
+        """Whether this machine lets us: that takes root, tracefs, and a kernel with trace events of FUSE."""
+        return os.access(TRACEFS / EVENT / "filter", os.W_OK)
 
     @contextmanager
-    def counting(self, root: Path, into: dict[str, int]) -> Iterator[None]:
-        """Count the requests on the mount at ``root`` by name while the block runs; none without FUSE."""
+    def counting(self, peer: Peer, root: Path, into: dict[str, int]) -> Iterator[None]:
+        """The events of the connection while the block ran."""
         number = system.connection(root)
         if number is None:
             yield
@@ -51,7 +78,7 @@ class Tracer:
         into.update(self._counts())
 
     def _counts(self) -> dict[str, int]:
-        counts = Counter[str]()
+        counts = Tally[str]()
         with (self.base / "trace").open() as lines:
             for line in lines:
                 counts.update(re.findall(r"opcode \d+ \(FUSE_(\w+)\)", line))
@@ -66,3 +93,8 @@ class Tracer:
     def close(self) -> None:
         """Give the buffers back."""
         self.base.rmdir()
+
+
+def counter_of_this_machine() -> Counter:
+    """The most exact counter that there is."""
+    return Tracer() if Tracer.works() else Asker()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
@@ -262,8 +263,18 @@ def test_a_command_that_takes_too_long_is_killed_with_its_children(tmp_path: Pat
     told = tmp_path / "pid"
     with pytest.raises(proc.StepFailed, match="no answer"):
         proc.run(["sh", "-c", f"sleep 600 & echo $! > {told}; wait"], limit_s=0.5)
-    state = Path(f"/proc/{told.read_text().strip()}/stat")
-    assert not state.exists() or state.read_text().rpartition(")")[2].split()[0] == "Z"
+    deadline = time.monotonic() + LIMIT_S
+    while running(told.read_text().strip()):
+        assert time.monotonic() < deadline, "the child of the command outlived it"
+        time.sleep(0.01)
+
+
+def running(pid: str) -> bool:
+    """Whether a process exists and is no zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 def test_a_command_that_does_not_exist_is_a_failure() -> None:
