@@ -71,7 +71,8 @@ def check(service: Service) -> None:
     """See that a stack can be mounted there at all. Raises MountError."""
     config = service.config
     mounting.check_mountpoint(service.mountpoint)
-    held = [config.upper, config.workdir] if stacks.can_clone() else [*config.lowers, config.upper, config.workdir]
+    isolated = stacks.can_clone() or process.has_capability(process.CAP_SYS_ADMIN)
+    held = [config.upper, config.workdir] if isolated else [*config.lowers, config.upper, config.workdir]
     for layer in held:
         if layer is None or not os.path.isdir(layer):
             continue
@@ -92,6 +93,7 @@ def _run_background(service: Service, report: int) -> NoReturn:
     status = 1
     try:
         os.setsid()
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
         _close_inherited(report)
 
         def ready() -> None:

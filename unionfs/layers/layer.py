@@ -8,7 +8,6 @@ only that thread may touch a ``Dir``.
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 from collections import deque
@@ -24,9 +23,6 @@ if TYPE_CHECKING:
 _CONFINED = files.RESOLVE_BENEATH | files.RESOLVE_NO_SYMLINKS | files.RESOLVE_NO_MAGICLINKS | files.RESOLVE_NO_XDEV
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _PATH_CHUNK_BYTES = 4000
-_DIRENT_BUFFER_BYTES = 128 * 1024
-_dirent_buffer = ctypes.create_string_buffer(_DIRENT_BUFFER_BYTES)
-_dirent_view = memoryview(_dirent_buffer).cast("B")
 _DIRENT = Struct("=QqHB")
 _DIRENT_NAME = _DIRENT.size
 
@@ -108,8 +104,8 @@ class Dir:
         """Yield the names in this directory, ``.`` and ``..`` apart, each with its type and inode number."""
         directory = self.layer.open_listing(self.descriptor())
         try:
-            while size := files.getdents(directory, _dirent_buffer):
-                yield from _parse_dirents(size)
+            while records := files.getdents(directory):
+                yield from _parse_dirents(records)
         finally:
             os.close(directory)
 
@@ -150,9 +146,9 @@ class Dir:
         return marks.opaque or self.has(ondisk.OPAQUE_MARKER)
 
 
-def _parse_dirents(size: int) -> list[Entry]:
-    """Read the ``size`` bytes of struct linux_dirent64 that stand in the buffer; see getdents(2)."""
-    data = bytes(_dirent_view[:size])
+def _parse_dirents(data: bytes) -> list[Entry]:
+    """Read records of struct linux_dirent64; see getdents(2)."""
+    size = len(data)
     unpack, end = _DIRENT.unpack_from, data.index
     found: list[Entry] = []
     offset = 0
@@ -166,8 +162,8 @@ def _parse_dirents(size: int) -> list[Entry]:
     return found
 
 
-def read_marks(path: bytes, *, follow: bool = False) -> ondisk.Marks:
-    """Return the marks of the file at ``path``, none where the file system has no extended attributes."""
+def read_marks(path: bytes | int, *, follow: bool = False) -> ondisk.Marks:
+    """Return the marks of the file at ``path``, or of an open one (then ``follow``), none where the file system has no extended attributes."""
     try:
         names = os.listxattr(path, follow_symlinks=follow)
     except OSError as error:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import ctypes
 import os
-import platform
 
 libc = ctypes.CDLL(None, use_errno=True)
 
 #: True on machines whose system call numbers are those of x86-64 (otherwise: the generic table, as on aarch64).
-X86_64 = platform.machine() == "x86_64"
+X86_64 = os.uname().machine == "x86_64"
 
 Path = bytes | str | int | None
 
@@ -21,7 +20,3 @@ def check(result: int, path: Path = None) -> int:
         raise OSError(number, os.strerror(number), path)
     return result
 
-
-def optional(name: str) -> ctypes._NamedFuncPointer | None:  # type: ignore[name-defined]
-    """Return the C library's function ``name``, or None where this library is too old to have it."""
-    return getattr(libc, name, None)

@@ -49,6 +49,10 @@ _STATX = Struct("=IIQIIIHxxQQQQqI4xqI4xqI4xqI4xIIII")
 _HANDLE_HEAD = Struct("=Ii")
 _HANDLE_LIMIT = 128
 
+_DIRENT_BUFFER_BYTES = 128 * 1024
+_dirent_buffer = ctypes.create_string_buffer(_DIRENT_BUFFER_BYTES)
+_dirent_view = memoryview(_dirent_buffer).cast("B")
+
 _syscall = libc.syscall
 _syscall.restype = ctypes.c_long
 _long = ctypes.c_long
@@ -60,9 +64,10 @@ def openat2(directory: int, path: bytes, flags: int, resolve: int, mode: int = 0
     return check(_syscall(_SYS_OPENAT2, directory, path, how, _OPEN_HOW.size), path)
 
 
-def getdents(directory: int, buffer: ctypes.Array[ctypes.c_char]) -> int:
-    """Fill ``buffer`` with records of struct linux_dirent64; return their size in bytes, 0 at the end. getdents(2)."""
-    return check(_syscall(_SYS_GETDENTS64, directory, buffer, len(buffer)))
+def getdents(directory: int) -> bytes:
+    """Return the next records of struct linux_dirent64 of an open directory, b"" at its end; see getdents(2)."""
+    size = check(_syscall(_SYS_GETDENTS64, directory, _dirent_buffer, _DIRENT_BUFFER_BYTES))
+    return _dirent_view[:size].tobytes()
 
 
 def renameat2(old_directory: int, old: bytes, new_directory: int, new: bytes, flags: int = 0) -> None:

@@ -12,6 +12,8 @@ import stat
 
 from unionfs import ondisk
 from unionfs.layers.layer import DT_CHR, DT_DIR, DT_REG, DT_UNKNOWN, Dir, Layer, read_marks
+from unionfs.syscalls import process
+from unionfs.union import metacopy
 from unionfs.union.listing import Listing
 from unionfs.union.nodes import ROOT_ID, AnyNode, DirNode, InodeKey, Node, NodeTable
 
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from unionfs.union.listing import Found
 
 NAME_MAX_BYTES = 255
+_ACL_PREFIX = b"system.posix_acl_"
 _FILESYSTEM_SHIFT = 48
 _S_IFMT = 0o170000
 _S_IFDIR = stat.S_IFDIR
@@ -34,12 +37,19 @@ Lower = tuple[Dir, os.stat_result]
 
 
 class View:
-    """The merged tree of ``lowers`` (topmost first) under ``upper``, as nodes."""
+    """The merged tree of ``lowers`` (topmost first) under ``upper``, as nodes; ``data_layers`` hold data alone.
 
-    __slots__ = ("_filesystems", "cache", "index", "lowers", "nodes", "upper")
+    A ``guarded`` view has rights that the owner of a layer may lack: it follows no redirect that he can set himself.
+    """
 
-    def __init__(self, lowers: list[Layer], upper: Layer | None, cache: DescriptorCache) -> None:
+    __slots__ = ("_filesystems", "cache", "data_layers", "guarded", "index", "lowers", "nodes", "upper")
+
+    def __init__(
+        self, lowers: list[Layer], upper: Layer | None, cache: DescriptorCache, data_layers: list[Layer] | None = None
+    ) -> None:
         self.lowers = lowers
+        self.data_layers = data_layers or []
+        self.guarded = process.is_superuser()
         self.upper = upper
         self.cache = cache
         self.index: LinkIndex | None = None
@@ -47,6 +57,7 @@ class View:
         for layer in ([upper] if upper else []) + lowers:
             self._filesystems.setdefault(layer.dev, len(self._filesystems))
         self.nodes = NodeTable(self._make_root())
+        self.enter(self.nodes.root)
 
     def _make_root(self) -> DirNode:
         root = DirNode(ROOT_ID, None, b"", ROOT_ID)
@@ -163,17 +174,26 @@ class View:
         node.home, node.home_name, node.in_upper = home, home_name, in_upper
         self.nodes.attach(node)
         if in_upper and (parent.impure or home is not None):
-            self._take_origin(node)
+            self._take_marks(node)
+        elif not in_upper and state.st_blocks << 9 < state.st_size and state.st_mode & _S_IFMT == _S_IFREG:
+            metacopy.note_sparse(self, node)
+        if node.data is not None:
+            state = self.stat(node)
         if state.st_nlink > 1 or (in_upper and home is not None):
             self.nodes.share(node, (state.st_dev, state.st_ino))
             if self.index is not None:
                 (self.index.read_delta if in_upper else self.index.read_lost_names)(node, state)
         return node, state
 
-    def _take_origin(self, node: Node) -> None:
-        """Give a copied-up file the inode number of the lower file that it was (overlayfs.rst, "Inode properties")."""
-        value = read_marks(self.proc_path(node)).origin
-        origin = ondisk.decode_origin(value) if value is not None else None
+    def _take_marks(self, node: Node) -> None:
+        """Give a copied-up file the inode number of the lower file that it was (overlayfs.rst, "Inode properties").
+
+        If only its attributes were copied, the lower layers have its data.
+        """
+        marks = read_marks(self.proc_path(node))
+        if marks.metacopy:
+            metacopy.note(self, node, marks)
+        origin = ondisk.decode_origin(marks.origin) if marks.origin is not None else None
         if origin is None or origin.ino is None:
             return
         for layer in self.lowers:
@@ -208,8 +228,8 @@ class View:
         marks = node.upper.parent.marks(node.name) if node.upper.parent is not None else ondisk.NO_MARKS
         node.impure = marks.impure
         beside = self.enter(node.parent)
-        if marks.redirect is not None:
-            return self._redirected(marks.redirect, beside)
+        if self._follows(marks) and marks.redirect is not None:
+            return self.redirected(marks.redirect, beside)
         if not beside or node.upper.is_opaque(marks) or self._is_marked_deleted(node.upper):
             return ()
         return self._stack(self._candidates(node.parent, node.name), beside)
@@ -246,12 +266,16 @@ class View:
             marks = part.marks()
             if part.is_opaque(marks):
                 break
-            if marks.redirect is not None:
-                parts.extend(self._redirected(marks.redirect, beside, part.layer.index))
+            if self._follows(marks) and marks.redirect is not None:
+                parts.extend(self.redirected(marks.redirect, beside, part.layer.index))
                 break
         return tuple(parts)
 
-    def _redirected(self, redirect: bytes, beside: tuple[Dir, ...], above: int = 0) -> tuple[Dir, ...]:
+    def _follows(self, marks: ondisk.Marks) -> bool:
+        """Tell whether a redirect may be followed: not one that an owner can point where he himself may not look."""
+        return not (marks.untrusted and self.guarded)
+
+    def redirected(self, redirect: bytes, beside: tuple[Dir, ...], above: int = 0) -> tuple[Dir, ...]:
         """Return the directories that ``redirect`` names in the layers below number ``above``.
 
         An absolute redirect starts at the roots of these layers, any other one names a sibling (overlayfs.rst, "redirect_dir").
@@ -259,7 +283,7 @@ class View:
         if not redirect.startswith(b"/"):
             below = tuple(part for part in beside if part.layer.index > above)
             return self._stack(_directories(below, redirect), below)
-        parts = tuple(layer.root for layer in self.lowers if layer.index > above)
+        parts = self._stack(layer.root for layer in self.lowers if layer.index > above)
         for name in redirect.split(b"/"):
             if name:
                 parts = self._stack(_directories(parts, name), parts)
@@ -324,6 +348,8 @@ class View:
 
     def stat(self, node: AnyNode) -> os.stat_result:
         """Return the attributes of the real file behind ``node``. Raises OSError."""
+        if isinstance(node, Node) and node.data is not None:
+            return metacopy.attributes(self, node)
         if node.descriptor >= 0:
             return os.stat(node.descriptor)
         if isinstance(node, DirNode):
@@ -355,7 +381,11 @@ class View:
         return b"/proc/self/fd/%d/%s" % (directory, name)
 
     def open(self, node: Node, flags: int) -> int:
-        """Open the real file behind ``node`` as it stands now, in whichever layer; return the descriptor. Raises OSError."""
+        """Open the data of ``node`` as it stands now, in whichever layer; return the descriptor. Raises OSError."""
+        return self.open_own(node, flags) if node.in_upper else metacopy.open_lower(self, node, flags)
+
+    def open_own(self, node: Node, flags: int) -> int:
+        """Open the file that has the attributes of ``node``, though its data may be elsewhere. Raises OSError."""
         if node.descriptor >= 0:
             return os.open(b"/proc/self/fd/%d" % node.descriptor, flags | os.O_CLOEXEC)
         directory, name = self.place(node)
@@ -370,7 +400,12 @@ class View:
         """Return the value of an extended attribute; those that belong to the format do not exist. Raises OSError."""
         if name.startswith(ondisk.FUSE_OVERLAYFS_PREFIX):
             raise OSError(errno.ENODATA, os.strerror(errno.ENODATA), name)
-        return os.getxattr(self.proc_path(node), ondisk.escape_attribute(name), follow_symlinks=node.descriptor >= 0)
+        try:
+            return os.getxattr(self.proc_path(node), ondisk.escape_attribute(name), follow_symlinks=node.descriptor >= 0)
+        except OSError as error:
+            if error.errno == errno.EOPNOTSUPP and name.startswith(_ACL_PREFIX):
+                error.errno = errno.ENODATA  # or the kernel would refuse every access to a file that can have no ACL
+            raise
 
     def listxattr(self, node: AnyNode) -> list[bytes]:
         """Return the names of the extended attributes that a program may see. Raises OSError."""
