@@ -129,18 +129,20 @@ def umask(mask: int) -> Iterator[None]:
         os.umask(before)
 
 
-class _Handle(ctypes.Structure):
+class Handle(ctypes.Structure):
+    """struct file_handle."""
+
     _fields_ = [("size", ctypes.c_uint), ("kind", ctypes.c_int), ("data", ctypes.c_ubyte * 128)]
 
 
-def handle_of(path: Path) -> _Handle:
+def handle_of(path: Path) -> Handle:
     """See name_to_handle_at(2)."""
-    handle, mount = _Handle(128), ctypes.c_int()
+    handle, mount = Handle(128), ctypes.c_int()
     _check(_libc.name_to_handle_at(raw.AT_FDCWD, os.fsencode(path), ctypes.byref(handle), ctypes.byref(mount), 0))
     return handle
 
 
-def open_handle(root: int, handle: _Handle, flags: int) -> int:
+def open_handle(root: int, handle: Handle, flags: int) -> int:
     """See open_by_handle_at(2)."""
     return _check(_libc.open_by_handle_at(root, ctypes.byref(handle), flags))
 

@@ -25,7 +25,7 @@ PATIENCE_S = 30
 
 
 class Subject(NamedTuple):
-    """A way to mount: a function of a base directory, lowers, upper and workdir; and what the machine must have for it."""
+    """A way to mount: a function of base directory, lowers, upper and workdir; and what the machine must have."""
 
     mount: Callable[..., AbstractContextManager[Path]]
     needs: tuple[str, ...]

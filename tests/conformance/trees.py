@@ -65,13 +65,16 @@ def names_in(tree: Mapping[str, Entry], directory: str = "") -> list[str]:
 
 
 def build(root: Path, tree: Mapping[str, Entry]) -> None:
-    """Write the whole tree below ``root``, made if need be. Times come last: a new child changes its parent's."""
+    """Write the whole tree below ``root``, made if need be.
+
+    Times and default ACLs come last: making a child changes or takes its parent's.
+    """
     root.mkdir(parents=True, exist_ok=True)
     directories = sorted(name for name, entry in tree.items() if entry.kind == stat.S_IFDIR)
     for name in (*directories, *(name for name in tree if name not in directories)):
         _make(root, name, tree[name])
     for name, entry in sorted(tree.items(), reverse=True):
-        _date(root / name, entry)
+        _dress(root / name, entry)
 
 
 def spread(layers: Sequence[Path], name: str, tree: Mapping[str, Entry]) -> None:
@@ -82,14 +85,14 @@ def spread(layers: Sequence[Path], name: str, tree: Mapping[str, Entry]) -> None
     for index, layer in enumerate(layers):
         homes = {path: index if tree[path].kind == stat.S_IFDIR else _home(path, tree, len(layers)) for path in tree}
         mine = {path: tree[path] for path, home in homes.items() if home == index}
-        hidden = {path: file(b"hidden by " + path.encode()) for path, home in homes.items() if home < index}
+        hidden = {path: file(b"hidden by " + os.fsencode(path)) for path, home in homes.items() if home < index}
         build(layer / name, {**mine, **hidden})
 
 
 def _home(path: str, tree: Mapping[str, Entry], count: int) -> int:
     """Return the layer of a file: names of one file share a layer."""
     entry = tree[path]
-    return zlib.crc32((entry.target if entry.kind == _HARD_LINK else path).encode()) % count
+    return zlib.crc32(os.fsencode(entry.target if entry.kind == _HARD_LINK else path)) % count
 
 
 def _make(root: Path, name: str, entry: Entry) -> None:
@@ -103,8 +106,6 @@ def _make(root: Path, name: str, entry: Entry) -> None:
     _make_real(path, entry)
     os.chown(path, *entry.owner)
     os.chmod(path, entry.mode)
-    for key, value in entry.xattrs.items():
-        os.setxattr(path, key, value)
 
 
 def _make_real(path: Path, entry: Entry) -> None:
@@ -136,6 +137,8 @@ def _bind(path: Path) -> None:
         os.close(directory)
 
 
-def _date(path: Path, entry: Entry) -> None:
+def _dress(path: Path, entry: Entry) -> None:
+    for key, value in entry.xattrs.items():
+        os.setxattr(path, key, value)
     if entry.kind != _HARD_LINK:
         os.utime(path, ns=(entry.mtime_ns, entry.mtime_ns), follow_symlinks=False)

@@ -1,5 +1,33 @@
 """Importing this package registers every case."""
 
-from . import copyup, directories, files, links, rename, unlinked
+from . import (
+    copyup,
+    directories,
+    files,
+    identity,
+    links,
+    locks,
+    metadata,
+    names,
+    permissions,
+    rename,
+    space,
+    unlinked,
+    xattrs,
+)
 
-__all__ = ["copyup", "directories", "files", "links", "rename", "unlinked"]
+__all__ = [
+    "copyup",
+    "directories",
+    "files",
+    "identity",
+    "links",
+    "locks",
+    "metadata",
+    "names",
+    "permissions",
+    "rename",
+    "space",
+    "unlinked",
+    "xattrs",
+]
