@@ -43,7 +43,7 @@ class Pending(Exception):
 class CopyJob:
     """The copying of one regular file: ``run`` in any thread, then ``CopyUp.finish`` in the union's own."""
 
-    __slots__ = ("durable", "error", "node", "settle", "size", "source", "staged", "state", "target")
+    __slots__ = ("bare", "durable", "error", "node", "settle", "size", "source", "staged", "state", "target")
 
     def __init__(
         self, node: Node, state: os.stat_result, staged: bytes, settle: Settle, *, truncate: bool, durable: bool
@@ -54,6 +54,7 @@ class CopyJob:
         self.staged = staged
         self.size = 0 if truncate else state.st_size
         self.durable = durable
+        self.bare = -1
         self.source = -1
         self.target = -1
         self.error: OSError | None = None
@@ -63,30 +64,57 @@ class CopyJob:
         try:
             if self.size:
                 copy_data(self.source, self.target, self.size)
-            copy_attributes(self.source, self.target)
+            copy_attributes(self.bare if self.bare >= 0 else self.source, self.target)
             self.settle(self.target, self.state)
             if self.size and self.durable:
                 os.fsync(self.target)
         except OSError as error:
             self.error = error
 
+    def finish(self, copyup: CopyUp) -> None:
+        """Publish the copy, or throw it away if it failed or is not wanted any longer. Raises OSError."""
+        copyup.publish_job(self)
+
     def close(self) -> None:
-        """Close both files."""
-        os.close(self.source)
-        if self.target >= 0:
-            os.close(self.target)
+        """Close all files."""
+        for descriptor in (self.bare, self.source, self.target):
+            if descriptor >= 0:
+                os.close(descriptor)
+
+
+class DataJob(CopyJob):
+    """The copying of the data that a file in the writable layer lacks: into it, where it stands."""
+
+    __slots__ = ()
+
+    def run(self) -> None:
+        """Copy the data; an error is kept for ``finish``."""
+        try:
+            if self.size:
+                copy_data(self.source, self.target, self.size)
+            else:
+                os.ftruncate(self.target, 0)
+            if self.size and self.durable:
+                os.fsync(self.target)
+        except OSError as error:
+            self.error = error
+
+    def finish(self, copyup: CopyUp) -> None:
+        """Say that the data is there, or take it away again if some is missing. Raises OSError."""
+        copyup.complete(self)
 
 
 class CopyUp:
     """Copies nodes of ``view`` up into its writable layer."""
 
-    __slots__ = ("deferring", "index", "jobs", "upper", "view")
+    __slots__ = ("deferring", "index", "jobs", "metacopy", "upper", "view")
 
-    def __init__(self, view: View, upper: WritableLayer, index: LinkIndex) -> None:
+    def __init__(self, view: View, upper: WritableLayer, index: LinkIndex, *, metacopy: bool = False) -> None:
         self.view = view
         self.upper = upper
         self.index = index
         self.deferring = False
+        self.metacopy = metacopy and upper.dialect.redirects
         self.jobs: dict[int, CopyJob] = {}
 
     # -- directories -------------------------------------------------------------------------------------------------
@@ -132,36 +160,64 @@ class CopyUp:
         """Bring ``node`` into the writable layer; ``truncate`` leaves its data behind. Raises OSError, and Pending if deferring."""
         if node.in_upper:
             return
-        job = self.jobs.get(node.id)
-        if job is not None:
-            raise Pending(job)
+        self._wait(node)
         state = self.view.stat(node)
-        if stat.S_ISREG(state.st_mode):
+        if node.owned:
+            self._data(node, state, truncate=truncate)
+        elif stat.S_ISREG(state.st_mode):
             self._regular(node, state, truncate=truncate)
         else:
             self._special(node, state)
 
+    def attributes(self, node: Node) -> None:
+        """Bring the attributes of ``node`` into the writable layer, with its data unless ``metacopy`` is on.
+
+        Raises as :meth:`file` does. A file with several names is always copied whole.
+        """
+        if node.in_upper:
+            return
+        self._wait(node)
+        if node.owned:
+            return
+        state = self.view.stat(node)
+        if self.metacopy and stat.S_ISREG(state.st_mode) and state.st_size and state.st_nlink == 1:
+            self._attributes_alone(node, state)
+        else:
+            self.file(node)
+
+    def _wait(self, node: Node) -> None:
+        job = self.jobs.get(node.id)
+        if job is not None:
+            raise Pending(job)
+
     def _regular(self, node: Node, state: os.stat_result, *, truncate: bool) -> None:
         wanted, staged = self.wanted(node, state), self.upper.staging_name()
         job = CopyJob(node, wanted, staged, self.settle, truncate=truncate, durable=self.upper.durable)
-        directory, name = self.view.place(node)
-        job.source = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
         try:
-            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-            job.target = os.open(job.staged, flags, 0o600, dir_fd=self.upper.work)
+            job.source = self.view.open(node, os.O_RDONLY)
+            if node.data is not None:
+                job.bare = self.view.open_own(node, os.O_RDONLY)
+            job.target = os.open(job.staged, _CREATE, 0o600, dir_fd=self.upper.work)
         except OSError:
             job.close()
             raise
+        self._start(job)
+
+    def _start(self, job: CopyJob) -> None:
         if self.deferring and job.size:
-            self.jobs[node.id] = job
+            self.jobs[job.node.id] = job
             raise Pending(job)
         job.run()
         self.finish(job)
 
     def finish(self, job: CopyJob) -> None:
-        """Publish what ``job`` has copied, or throw it away if it failed or is not wanted any longer. Raises OSError."""
+        """Take over what ``job`` has copied. Raises OSError, that of the job if it failed."""
+        self.jobs.pop(job.node.id, None)
+        job.finish(self)
+
+    def publish_job(self, job: CopyJob) -> None:
+        """Publish a staged copy, or throw it away if it failed or is not wanted any longer. Raises OSError."""
         node = job.node
-        self.jobs.pop(node.id, None)
         try:
             if job.error is not None:
                 raise job.error
@@ -194,6 +250,63 @@ class CopyUp:
         except OSError:
             self.upper.discard(staged)
             raise
+
+    # -- attributes without data: overlayfs.rst, "Metadata only copy up" ---------------------------------------------
+
+    def _attributes_alone(self, node: Node, state: os.stat_result) -> None:
+        """Copy a file up as a hole of its size, with a mark that its data is still below."""
+        assert node.home is not None
+        data = Data(node.home, node.home_name, in_upper=True)
+        if node.data is not None:
+            data.place, data.name = node.data.place, node.data.name
+        staged = self.upper.staging_name()
+        target = os.open(staged, _CREATE, 0o600, dir_fd=self.upper.work)
+        try:
+            os.ftruncate(target, state.st_size)
+            copy_attributes(self.view.proc_path(node), target)
+            self.settle(target, self.wanted(node, state))
+            self.upper.mark(self.upper.work, staged, ondisk.METACOPY, b"")
+            self._place(node, staged, state)
+        except OSError:
+            self.upper.discard(staged)
+            raise
+        finally:
+            os.close(target)
+        node.in_upper, node.data = False, data
+
+    def _data(self, node: Node, state: os.stat_result, *, truncate: bool) -> None:
+        """Copy the data of a file whose attributes are in the writable layer already."""
+        data = node.data
+        assert data is not None
+        job = DataJob(node, state, b"", self.settle, truncate=truncate, durable=self.upper.durable)
+        try:
+            if job.size:
+                job.source = self.view.open(node, os.O_RDONLY)
+            job.target = self.view.open_own(node, os.O_RDWR)
+        except OSError:
+            job.close()
+            raise
+        data.frozen = state
+        self._start(job)
+
+    def complete(self, job: DataJob) -> None:
+        """End the copying of data alone; until its mark is gone, a file's data is the one below. Raises OSError."""
+        node, target = job.node, job.target
+        assert node.data is not None
+        node.data.frozen = None
+        try:
+            if job.error is not None:
+                files.fallocate(target, _PUNCH_HOLE, 0, job.size)
+            self._restore(job)
+            if job.error is not None:
+                raise job.error
+            attribute = self.upper.dialect.attribute(ondisk.METACOPY)
+            for name in os.listxattr(target):
+                if os.fsencode(name) in _METACOPY_ATTRIBUTES:
+                    os.removexattr(target, name)
+        finally:
+            job.close()
+        node.in_upper, node.data = True, None
 
     # -- owners ------------------------------------------------------------------------------------------------------
 
@@ -339,3 +452,13 @@ def _gives(chown: Callable[[], None]) -> bool:
             raise
         return False
     return True
+
+
+def copy_metadata(source: int, directory: int, name: bytes) -> None:
+    """Give the directory ``name`` the attributes, owner, mode and times of the open directory ``source``. Raises OSError."""
+    copied = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+    try:
+        copy_attributes(source, copied)
+        _set_metadata(copied, os.fstat(source))
+    finally:
+        os.close(copied)

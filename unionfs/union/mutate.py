@@ -320,8 +320,8 @@ class Mutations:
         """Tell whether the writable layer itself has this name of ``node``, which an index entry alone does not make so."""
         if isinstance(node, DirNode):
             return node.upper is not None
-        if not node.in_upper or node.home is None:
-            return node.in_upper
+        if not node.owned or node.home is None:
+            return node.owned
         return parent.upper is not None and parent.upper.has(name) and not self.shows_whiteout(parent, name)
 
     def keep_open(self, node: AnyNode, *, last: bool) -> None:

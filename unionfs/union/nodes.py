@@ -24,9 +24,23 @@ class Node:
 
     ``home`` and ``home_name`` say where in a layer it stands when that is not ``parent.upper``/``name``: in a lower
     layer, or in the index of hard links. ``descriptor`` is kept once the last name is gone (-1 otherwise).
+    ``in_upper`` says that the writable layer has it whole; ``data`` where its data is when its attributes stand apart.
     """
 
-    __slots__ = ("descriptor", "home", "home_name", "id", "in_upper", "ino", "links", "lookups", "name", "opened", "parent")
+    __slots__ = (
+        "data",
+        "descriptor",
+        "home",
+        "home_name",
+        "id",
+        "in_upper",
+        "ino",
+        "links",
+        "lookups",
+        "name",
+        "opened",
+        "parent",
+    )
 
     is_directory = False
 
@@ -42,6 +56,28 @@ class Node:
         self.descriptor = -1
         self.opened: object | None = None  # what the transport knows of its open handles
         self.links: Links | None = None
+        self.data: Data | None = None
+
+    @property
+    def owned(self) -> bool:
+        """Whether the writable layer has the attributes of this file, with its data or without."""
+        return self.in_upper or (self.data is not None and self.data.in_upper)
+
+
+class Data:
+    """Where the data of a file is that has only its attributes where it stands (overlayfs.rst, "metacopy").
+
+    ``place`` is None if there is no such data. ``in_upper`` says that the attributes stand in the writable layer.
+    ``frozen`` are the attributes to show while the data is being copied to them.
+    """
+
+    __slots__ = ("frozen", "in_upper", "name", "place")
+
+    def __init__(self, place: Dir | None, name: bytes, *, in_upper: bool) -> None:
+        self.place = place
+        self.name = name
+        self.in_upper = in_upper
+        self.frozen: os.stat_result | None = None
 
 
 class Links:

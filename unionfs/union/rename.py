@@ -12,6 +12,7 @@ import os
 from unionfs import ondisk
 from unionfs.policy import Move, move
 from unionfs.syscalls import files
+from unionfs.union.copyup import copy_metadata
 from unionfs.union.mutate import Mutations, error
 from unionfs.union.nodes import AnyNode, DirNode, Node
 
@@ -114,17 +115,22 @@ class Renames:
             os.unlink(name, dir_fd=start)
 
     def _clear(self, parent: Dir, name: bytes, directory: Dir) -> None:
-        """Put an empty opaque directory in the place of one that may hold whiteouts, so that it can be renamed over."""
+        """Empty a directory that may hold whiteouts, so that it can be renamed over, while it goes on hiding lower ones."""
         if next(directory.entries(), None) is None:
+            return
+        if not self.upper.dialect.device_whiteouts:
+            self.upper.write_whiteout(parent.descriptor(), name)  # beside the directory it makes it opaque
+            self.upper.remove_whiteouts(directory)
+            if directory.has(ondisk.OPAQUE_MARKER):
+                os.unlink(ondisk.OPAQUE_MARKER, dir_fd=directory.descriptor())
             return
         staged = self.upper.staging_name()
         os.mkdir(staged, 0o700, dir_fd=self.upper.work)
+        copy_metadata(directory.descriptor(), self.upper.work, staged)
         self.upper.mark_opaque(self.upper.work, staged)
         self.upper.publish(staged, parent.descriptor(), name, files.RENAME_EXCHANGE)
         directory.close()
         self.upper.discard(staged)
-        if not self.upper.dialect.device_whiteouts:
-            os.unlink(ondisk.OPAQUE_MARKER, dir_fd=directory.descriptor())
 
     # -- both ways ---------------------------------------------------------------------------------------------------
 

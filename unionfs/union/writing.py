@@ -112,9 +112,9 @@ class Writing(Reading):
         """
         with self._turn(source, path):
             node = self._node(source, follow=False)
+            place, edit = self._vacant(os.fsencode(path))
             if isinstance(node, DirNode):
                 raise error(errno.EPERM)
-            place, edit = self._vacant(os.fsencode(path))
             edit.link(node, place.parent, place.name)
 
     def hardlink_to(self, path: Path, target: Path) -> None:
@@ -244,6 +244,8 @@ class Writing(Reading):
                 raise error(errno.ENOENT)
             if isinstance(start.node, DirNode) and _is_within(end.parent, start.node):
                 raise error(errno.EINVAL)
+            if isinstance(end.node, DirNode) and _is_within(start.parent, end.node):
+                raise error(errno.ENOTEMPTY)
             self._writable()
             assert self._stack.renames is not None
             self._stack.renames.rename((start.parent, start.name), (end.parent, end.name))

@@ -1,0 +1,244 @@
+"""Changes in a stack that maps owners: copies keep the owner that they show, new files get the one that is asked for.
+
+What cannot be given really is remembered (``owners``). Rights have been checked by the caller, as for ``mutate``.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+
+from unionfs import idmap
+from unionfs.idmap import KEEP, IdMap, Override
+from unionfs.syscalls import files
+from unionfs.union.copyup import CopyUp
+from unionfs.union.mutate import Caller, Mutations, error
+from unionfs.union.nodes import DirNode
+from unionfs.union.owners import MappedView, replaced
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from unionfs.layers.writable import WritableLayer
+    from unionfs.union.links import LinkIndex
+    from unionfs.union.mutate import Maker
+    from unionfs.union.nodes import AnyNode, Node
+
+_REFUSED = (errno.EPERM, errno.EINVAL)
+_DEVICES = (stat.S_IFCHR, stat.S_IFBLK)
+
+
+def mutations(view: MappedView, upper: WritableLayer, index: LinkIndex) -> Mutations:
+    """Return what changes the stack that ``view`` shows."""
+    return MappedMutations(view, MappedCopyUp(view, upper, index))
+
+
+class MappedCopyUp(CopyUp):
+    """A copy-up that gives its copies the owners by which the originals are shown."""
+
+    __slots__ = ("mapped", "owners")
+
+    def __init__(self, view: MappedView, upper: WritableLayer, index: LinkIndex) -> None:
+        super().__init__(view, upper, index)
+        self.mapped = view
+        self.owners = view.owners
+
+    def wanted(self, node: AnyNode, state: os.stat_result) -> os.stat_result:
+        """Return the attributes to store for the copy of ``node``."""
+        kept = self.mapped.on_disk(node, state)
+        if kept is not state:  # remembered ids mean the same in all layers
+            return kept
+        below, here = self.owners.rules(self.mapped.layer_of(node)), self.owners.ownership
+        uid, gid = _carried(state.st_uid, below.uids, here.uids), _carried(state.st_gid, below.gids, here.gids)
+        return replaced(state, state.st_mode, uid, gid)
+
+    def settle(self, target: int, state: os.stat_result) -> None:
+        """Give the open copy ``target`` owner, mode and times of ``state``. Raises OSError."""
+        self.owners.forget(files.proc_path(target), follow=True)
+        self.owners.give((target, b""), state.st_uid, state.st_gid, state.st_mode, state.st_rdev)
+        os.utime(target, ns=(state.st_atime_ns, state.st_mtime_ns))
+
+    def make_special(self, staged: bytes, state: os.stat_result) -> None:
+        """Make the copy of a FIFO, socket or device; a regular file for a device that may not be made. Raises OSError."""
+        try:
+            super().make_special(staged, state)
+        except PermissionError:
+            if self.owners.ownership.attribute is None or stat.S_IFMT(state.st_mode) not in _DEVICES:
+                raise
+            os.mknod(staged, stat.S_IFREG | 0o600, dir_fd=self.upper.work)
+
+    def settle_special(self, staged: bytes, state: os.stat_result) -> None:
+        """Give the copy ``staged`` owner and mode of ``state``. Raises OSError."""
+        self.owners.give((self.upper.work, staged), state.st_uid, state.st_gid, state.st_mode, state.st_rdev)
+
+
+def _carried(disk: int, below: IdMap, here: IdMap) -> int:
+    """Return the id to store in the writable layer for the id ``disk`` of a lower one."""
+    if here.squash != KEEP:
+        return disk
+    shown = below.find(disk)
+    if shown is None and below.missing != idmap.OVERFLOW_ID:  # somebody who exists stands in for the owner
+        shown = below.missing
+    stored = None if shown is None else here.to_disk(shown)
+    return disk if stored is None else stored
+
+
+class MappedMutations(Mutations):
+    """Mutations that map the owners which programs name."""
+
+    __slots__ = ("_rdev", "mapped", "owners")
+
+    def __init__(self, view: MappedView, copyup: CopyUp) -> None:
+        super().__init__(view, copyup)
+        self.mapped = view
+        self.owners = view.owners
+        self._rdev = 0  # of the device that is being made
+
+    # -- creation ----------------------------------------------------------------------------------------------------
+
+    def mknod(self, parent: DirNode, name: bytes, mode: int, rdev: int, caller: Caller) -> tuple[Node, os.stat_result]:
+        """Create a FIFO, socket, device or empty regular file; a device that may not be made is remembered. Raises OSError."""
+        self._rdev = rdev
+        try:
+            return super().mknod(parent, name, mode, rdev, caller)
+        finally:
+            self._rdev = 0
+
+    def tmpfile(self, parent: DirNode, mode: int, caller: Caller) -> tuple[Node, os.stat_result, int]:
+        """Create a file without a name. Raises OSError."""
+        caller = self.owners.caller(caller)
+        made = super().tmpfile(parent, mode, caller)
+        if self.owners.always:
+            state = made[1]
+            self.owners.give((made[2], b""), caller.uid, state.st_gid, state.st_mode)
+        return made
+
+    def _make(self, parent: DirNode, name: bytes, mode: int, caller: Caller, make: Maker) -> None:
+        caller = self.owners.caller(caller)
+        if not (self.owners.always or stat.S_IFMT(mode) in _DEVICES) or self._has_default_acl(parent):
+            super()._make(parent, name, mode, caller, make)
+            return
+        self._refuse_reserved(name)
+        self._make_staged(self.copyup.directory(parent).descriptor(), name, mode, caller, self._or_file(mode, make))
+
+    def _or_file(self, mode: int, make: Maker) -> Maker:
+        """Return ``make``, followed by an empty regular file where it may not make a device."""
+
+        def attempt(directory: int, name: bytes) -> None:
+            try:
+                make(directory, name)
+            except PermissionError:
+                if self.owners.ownership.attribute is None or stat.S_IFMT(mode) not in _DEVICES:
+                    raise
+                os.mknod(name, stat.S_IFREG | 0o600, dir_fd=directory)
+
+        return attempt
+
+    def _inherit(self, place: int, staged: bytes, mode: int, caller: Caller) -> None:
+        parent = self.owners.on_disk(files.proc_path(place), self.upper, os.stat(place), follow=True)
+        gid = caller.gid
+        if parent.st_mode & stat.S_ISGID:
+            gid = parent.st_gid
+            if stat.S_ISDIR(mode):
+                mode |= stat.S_ISGID
+        self.owners.give((self.upper.work, staged), caller.uid, gid, mode, self._rdev)
+
+    def _own(self, caller: Caller, mode: int, chown: Callable[[int, int], None], chmod: Callable[[], None]) -> None:
+        try:
+            super()._own(caller, mode, chown, chmod)
+        except OSError as problem:
+            if problem.errno not in _REFUSED or not self._lenient:
+                raise
+
+    @property
+    def _lenient(self) -> bool:
+        """Whether a change of owner that cannot be made is no error."""
+        return self.owners.ownership.attribute is not None or self.owners.ownership.squashes
+
+    # -- attributes --------------------------------------------------------------------------------------------------
+
+    def chown(self, node: AnyNode, uid: int, gid: int) -> None:
+        """Change owner and group (-1: leave as it is), or remember them. Raises OSError."""
+        uid, gid = self.owners.stored(uid, gid)
+        self.change(node)
+        kept = self._remembered(node)
+        if kept is None:
+            try:
+                super().chown(node, uid, gid)
+                return
+            except OSError as problem:
+                if problem.errno not in _REFUSED or not self._lenient:
+                    raise
+            kept = self._real(node)
+        owner = kept._replace(uid=kept.uid if uid == KEEP else uid, gid=kept.gid if gid == KEEP else gid)
+        self._remember(node, owner._replace(mode=_without_set_ids(kept.mode)))
+
+    def chmod(self, node: AnyNode, mode: int) -> None:
+        """Change the permission bits, set-id bits among them. Raises OSError."""
+        self.change(node)
+        kept = self._remembered(node)
+        if kept is None or not self._remember(node, kept._replace(mode=stat.S_IFMT(kept.mode) | stat.S_IMODE(mode))):
+            super().chmod(node, mode)
+
+    def _remembered(self, node: AnyNode) -> Override | None:
+        """Return what stands in the attribute of ``node``, or must from now on; None where the real owner counts."""
+        found = self.owners.remembered(self.view.proc_path(node), self.upper, follow=node.descriptor >= 0)
+        if found is None and self.owners.always:
+            return self._real(node)
+        return found
+
+    def _real(self, node: AnyNode) -> Override:
+        state = self.view.stat(node)
+        return Override(state.st_uid, state.st_gid, state.st_mode, state.st_rdev)
+
+    def _remember(self, node: AnyNode, override: Override) -> bool:
+        follow = node.descriptor >= 0
+        if not self.owners.remember(self.view.proc_path(node), override, follow=follow):
+            return False
+        place = (node.descriptor, b"") if follow else self.view.place(node)
+        self.owners.open_up(place, override.mode)
+        return True
+
+    # -- extended attributes -----------------------------------------------------------------------------------------
+
+    def setxattr(self, node: AnyNode, name: bytes, value: bytes, flags: int = 0) -> None:
+        """Set an extended attribute, ids in it mapped; what takes a privilege is kept under another name. Raises OSError."""
+        ownership = self.owners.ownership
+        if ownership.attribute is not None and idmap.show_attribute(name) != name:
+            raise error(errno.EPERM, name)
+        if name in idmap.ACLS:
+            value = idmap.map_acl(value, ownership.uids.to_disk, ownership.gids.to_disk)
+        stored = idmap.store_attribute(name)
+        if stored == name or ownership.attribute != idmap.CONTAINERS_OVERRIDE:
+            super().setxattr(node, name, value, flags)
+            return
+        if not self.owners.always:
+            try:
+                super().setxattr(node, name, value, flags)
+                return
+            except PermissionError:
+                pass  # it takes a privilege that this process does not have
+        super().setxattr(node, stored, value, flags)
+
+    def removexattr(self, node: AnyNode, name: bytes) -> None:
+        """Remove an extended attribute. Raises OSError (ENODATA)."""
+        self.view.getxattr(node, name)
+        self.change(node)
+        stored = idmap.store_attribute(name)
+        if stored != name and self.owners.ownership.attribute is not None:
+            try:
+                os.removexattr(self.view.proc_path(node), stored, follow_symlinks=node.descriptor >= 0)
+                return
+            except OSError as problem:
+                if problem.errno not in (errno.ENODATA, errno.EOPNOTSUPP, errno.EPERM):
+                    raise
+        super().removexattr(node, name)
+
+
+def _without_set_ids(mode: int) -> int:
+    """Return the mode that is left after a change of owner: chown(2)."""
+    if stat.S_ISDIR(mode):
+        return mode
+    return mode & ~(stat.S_ISUID | (stat.S_ISGID if mode & stat.S_IXGRP else 0))
