@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     Settle = Callable[[int, os.stat_result], None]
 
 _CHUNK_BYTES = 8 << 20
+_CREATE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _WITHOUT_SET_ID = 0o1777
 _UNSUPPORTED = (errno.EOPNOTSUPP, errno.EPERM, errno.EACCES, errno.EINVAL)
 _NO_REFLINK = (errno.EOPNOTSUPP, errno.EXDEV, errno.EINVAL, errno.ENOTTY, errno.ENOSYS, errno.EPERM, errno.EBADF)
