@@ -9,7 +9,7 @@ import errno
 import os
 import stat
 
-from unionfs import idmap
+from unionfs import idmap, ondisk
 from unionfs.idmap import KEEP, IdMap, Override
 from unionfs.syscalls import files
 from unionfs.union.copyup import CopyUp
@@ -61,7 +61,7 @@ class MappedCopyUp(CopyUp):
         os.utime(target, ns=(state.st_atime_ns, state.st_mtime_ns))
 
     def make_special(self, staged: bytes, state: os.stat_result) -> None:
-        """Make the copy of a FIFO, socket or device; a regular file for a device that may not be made. Raises OSError."""
+        """Make the copy of a FIFO, socket or device, or a file that stands for the device. Raises OSError."""
         try:
             super().make_special(staged, state)
         except PermissionError:
@@ -99,7 +99,7 @@ class MappedMutations(Mutations):
     # -- creation ----------------------------------------------------------------------------------------------------
 
     def mknod(self, parent: DirNode, name: bytes, mode: int, rdev: int, caller: Caller) -> tuple[Node, os.stat_result]:
-        """Create a FIFO, socket, device or empty regular file; a device that may not be made is remembered. Raises OSError."""
+        """Create a FIFO, socket, empty regular file or device, which may have to be remembered. Raises OSError."""
         self._rdev = rdev
         try:
             return super().mknod(parent, name, mode, rdev, caller)
@@ -120,7 +120,8 @@ class MappedMutations(Mutations):
         if not (self.owners.always or stat.S_IFMT(mode) in _DEVICES) or self._has_default_acl(parent):
             super()._make(parent, name, mode, caller, make)
             return
-        self._refuse_reserved(name)
+        if ondisk.is_reserved_name(name):
+            raise error(errno.EPERM, name)
         self._make_staged(self.copyup.directory(parent).descriptor(), name, mode, caller, self._or_file(mode, make))
 
     def _or_file(self, mode: int, make: Maker) -> Maker:
@@ -204,12 +205,15 @@ class MappedMutations(Mutations):
     # -- extended attributes -----------------------------------------------------------------------------------------
 
     def setxattr(self, node: AnyNode, name: bytes, value: bytes, flags: int = 0) -> None:
-        """Set an extended attribute, ids in it mapped; what takes a privilege is kept under another name. Raises OSError."""
+        """Set an extended attribute, ids in it mapped, or under another name if it takes a privilege. Raises OSError."""
         ownership = self.owners.ownership
         if ownership.attribute is not None and idmap.show_attribute(name) != name:
             raise error(errno.EPERM, name)
         if name in idmap.ACLS:
             value = idmap.map_acl(value, ownership.uids.to_disk, ownership.gids.to_disk)
+            super().setxattr(node, name, value, flags)
+            self._follow_acl(node)
+            return
         stored = idmap.store_attribute(name)
         if stored == name or ownership.attribute != idmap.CONTAINERS_OVERRIDE:
             super().setxattr(node, name, value, flags)
@@ -221,6 +225,13 @@ class MappedMutations(Mutations):
             except PermissionError:
                 pass  # it takes a privilege that this process does not have
         super().setxattr(node, stored, value, flags)
+
+    def _follow_acl(self, node: AnyNode) -> None:
+        """An ACL has changed the real permission bits: let those that are remembered follow (acl(5))."""
+        kept = self._remembered(node)
+        if kept is not None:
+            real = stat.S_IMODE(self.view.stat(node).st_mode) & 0o777
+            self._remember(node, kept._replace(mode=kept.mode & ~0o777 | real))
 
     def removexattr(self, node: AnyNode, name: bytes) -> None:
         """Remove an extended attribute. Raises OSError (ENODATA)."""

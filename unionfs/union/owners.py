@@ -21,12 +21,13 @@ from unionfs.union.view import View
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from unionfs.idmap import Ownership
     from unionfs.layers.layer import DescriptorCache, Layer
     from unionfs.union.nodes import AnyNode
 
 _PERMISSIONS = 0o7777
-_DT_REG = stat.S_IFREG >> 12
 _RWX = 0o777
 _DEVICES = (stat.S_IFCHR, stat.S_IFBLK)
 _REFUSED = (errno.EPERM, errno.EINVAL)
@@ -75,11 +76,6 @@ class Owners:
         """Whether owners are remembered where they cannot be given, and only there."""
         return self.ownership.attribute is not None and not self.always
 
-    @property
-    def remembers(self) -> bool:
-        """Whether some file of the stack may have other attributes than its own."""
-        return any(rules.attribute is not None for rules in self._rules.values())
-
     # -- reading -----------------------------------------------------------------------------------------------------
 
     def rules(self, layer: Layer | None) -> _Rules:
@@ -94,7 +90,7 @@ class Owners:
         return None if value is None else idmap.decode_override(value)
 
     def on_disk(self, path: bytes, layer: Layer | None, state: os.stat_result, *, follow: bool) -> os.stat_result:
-        """Return ``state`` with what is remembered in the place of the real owner, mode and type; ids are the layer's."""
+        """Return ``state`` with what is remembered in the place of real owner, mode and type; ids are the layer's."""
         override = self.remembered(path, layer, follow=follow)
         if override is None:
             return state
@@ -227,11 +223,11 @@ def _read(path: bytes, attribute: bytes | None, *, follow: bool = True) -> bytes
 
 def replaced(state: os.stat_result, mode: int, uid: int, gid: int, rdev: int | None = None) -> os.stat_result:
     """Return the same attributes with another mode, owner and, if given, device number."""
-    kind, (fields, others) = state.__reduce__()  # ten fields in the order of stat_result, and the rest by name
+    reduced: Any = state.__reduce__()
+    fields, others = reduced[1]  # ten fields in the order of stat_result, and the rest by name
     if rdev is not None:
         others = {**others, "st_rdev": rdev}
-    made: os.stat_result = kind((mode, *fields[1:4], uid, gid, *fields[6:]), others)
-    return made
+    return os.stat_result((mode, *fields[1:4], uid, gid, *fields[6:]), others)
 
 
 # -- reading ---------------------------------------------------------------------------------------------------------
@@ -242,9 +238,7 @@ class MappedView(View):
 
     __slots__ = ("owners",)
 
-    def __init__(
-        self, lowers: list[Layer], upper: Layer | None, cache: DescriptorCache, ownership: Ownership
-    ) -> None:
+    def __init__(self, lowers: list[Layer], upper: Layer | None, cache: DescriptorCache, ownership: Ownership) -> None:
         super().__init__(lowers, upper, cache)
         self.owners = Owners(ownership, lowers, upper)
 
@@ -253,7 +247,7 @@ class MappedView(View):
         if isinstance(node, DirNode):
             part = node.upper or (node.seed[0] if node.seed else None)
             return self.upper if part is None else part.layer
-        return self.upper if node.in_upper or node.home is None else node.home.layer
+        return self.upper if node.owned or node.home is None else node.home.layer
 
     def on_disk(self, node: AnyNode, state: os.stat_result) -> os.stat_result:
         """Return the attributes as the layer of ``node`` has them, what it remembers in the place of the real ones."""
@@ -271,10 +265,6 @@ class MappedView(View):
         if (uid, gid) == (state.st_uid, state.st_gid):
             return state
         return replaced(state, state.st_mode, uid, gid)
-
-    def listed_kind(self, kind: int) -> int:
-        """Return the DT_* type to list: a regular file may stand for a device, so that its type has to be asked for."""
-        return 0 if kind == _DT_REG and self.owners.remembers else kind
 
     def getxattr(self, node: AnyNode, name: bytes) -> bytes:
         """Return the value of an extended attribute, ids in it mapped. Raises OSError."""

@@ -46,7 +46,7 @@ class AttributeVerbs(Verbs):
 
     def _statx(self, request: Request) -> Reply:
         node = self._node(request.nodeid)
-        state = self._state(node)
+        state = self.view.shown(node, self._state(node))
         place = (node.descriptor, b"") if node.descriptor >= 0 else self.view.place(node)
         extended = files.statx(*place)
         btime = extended.btime[0] * 10**9 + extended.btime[1] if extended.mask & files.STATX_BTIME else None
@@ -101,7 +101,7 @@ class AttributeVerbs(Verbs):
         edit = self._edit()
         edit.setxattr(node, name, bytes(request.data), request.args[1])
         if len(request.args) > 2 and request.args[2] & abi.SETXATTR_ACL_KILL_SGID:
-            edit.chmod(node, self._state(node).st_mode & ~stat.S_ISGID)
+            edit.chmod(node, self.view.shown(node, self._state(node)).st_mode & ~stat.S_ISGID)
         return replies.ok(request.unique)
 
     def _removexattr(self, request: Request) -> Reply:

@@ -89,7 +89,7 @@ class Verbs:
         return replies.attributes(state, node.ino, self.view.links(node, state), state.st_uid, state.st_gid)
 
     def _state(self, node: AnyNode) -> os.stat_result:
-        if isinstance(node, Node) and node.opened is not None:
+        if isinstance(node, Node) and node.opened is not None and node.data is None:
             descriptor = self.files.descriptor(node)
             if descriptor >= 0:
                 return os.stat(descriptor)
@@ -97,7 +97,7 @@ class Verbs:
 
     def _clear_set_ids(self, node: AnyNode) -> None:
         """Take away what a write or a change of owner must not leave (setattr_should_drop_suidgid in fs/attr.c)."""
-        mode = self._state(node).st_mode
+        mode = self.view.shown(node, self._state(node)).st_mode
         drop = mode & stat.S_ISUID | (mode & stat.S_ISGID if mode & stat.S_IXGRP else 0)
         if drop and not stat.S_ISDIR(mode):
             self._edit().chmod(node, mode & ~drop)
