@@ -1,0 +1,213 @@
+"""The in-process kernel's end of the protocol: messages written and taken apart as Linux does it, counted and recorded.
+
+What ``memory`` is built on. This module does not know what to ask for; only that a request may wait for a copy-up.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from typing import NamedTuple
+
+from unionfs.fuse.verbs.base import Later
+from unionfs.fuse.wire import abi
+from unionfs.fuse.wire.requests import OPCODES
+from unionfs.union.copyup import Pending
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from unionfs.fuse.dispatch import Dispatcher
+    from unionfs.fuse.verbs.base import Buffers
+    from unionfs.fuse.wire.requests import Request
+
+ALL_FLAGS = (1 << 43) - 1
+"""Everything that 7.45 offers in INIT."""
+
+_OPTIONAL = frozenset({abi.FLUSH, abi.OPENDIR, abi.ACCESS})
+
+
+class ProtocolError(Exception):
+    """The dispatcher answered what Linux would refuse, or did not answer."""
+
+
+class Attr(NamedTuple):
+    """struct fuse_attr."""
+
+    ino: int
+    size: int
+    blocks: int
+    atime: int
+    mtime: int
+    ctime: int
+    atimensec: int
+    mtimensec: int
+    ctimensec: int
+    mode: int
+    nlink: int
+    uid: int
+    gid: int
+    rdev: int
+    blksize: int
+    flags: int
+
+
+class Entry(NamedTuple):
+    """struct fuse_entry_out: a node id (0: there is no such name), and for how many seconds the rest holds."""
+
+    nodeid: int
+    generation: int
+    entry_valid_s: int
+    attr_valid_s: int
+    attr: Attr
+
+
+class Dirent(NamedTuple):
+    """One name of a directory, with what READDIRPLUS says of it."""
+
+    name: bytes
+    ino: int
+    offset: int
+    kind: int
+    entry: Entry | None
+
+
+class Handle(NamedTuple):
+    """An open file or directory."""
+
+    nodeid: int
+    fh: int
+    flags: int
+    open_flags: int
+
+
+class Exchange(NamedTuple):
+    """One request and its reply, None where none is due."""
+
+    request: bytes
+    reply: bytes | None
+
+
+def exchange(dispatcher: Dispatcher, message: bytes) -> bytes | None:
+    """Have ``dispatcher`` answer one request; what would wait in another thread is done at once."""
+    buffer = bytearray(message)
+    request = dispatcher.decode(buffer, len(buffer))
+    try:
+        reply = _finished(dispatcher, request)
+    except OSError as error:
+        reply = dispatcher.failure(request.unique, error)
+    return b"".join(reply) if isinstance(reply, tuple) else reply
+
+
+def _finished(dispatcher: Dispatcher, request: Request) -> bytes | Buffers | None:
+    while True:
+        try:
+            reply = dispatcher.handle(request)
+        except Pending as pending:
+            pending.job.run()
+            dispatcher.stack.writable().copyup.finish(pending.job)
+        else:
+            return reply.run() if isinstance(reply, Later) else reply
+
+
+def replay(dispatcher: Dispatcher, exchanges: Iterable[Exchange]) -> Iterator[Exchange]:
+    """Send recorded requests to a new dispatcher; yield them with what it answers."""
+    for recorded in exchanges:
+        yield Exchange(recorded.request, exchange(dispatcher, recorded.request))
+
+
+class Connection:
+    """One connection with ``dispatcher``. ``uid``, ``gid`` and ``pid`` are those of whoever asks, and may be changed.
+
+    ``minor`` and ``flags`` are what it offers; ``agreed`` has the flags that were answered. ``counts`` tells how often
+    each request was sent, ``exchanges`` holds them all.
+    """
+
+    def __init__(
+        self, dispatcher: Dispatcher, *, minor: int = abi.KERNEL_MINOR_VERSION, flags: int = ALL_FLAGS
+    ) -> None:
+        self.dispatcher = dispatcher
+        self.uid = self.gid = 0
+        self.pid = 1
+        self.exchanges: list[Exchange] = []
+        self.counts: dict[str, int] = {}
+        self._refused: set[int] = set()
+        self._unique = 0
+        self.setxattr_layout = abi.SETXATTR_IN_COMPAT
+        args = (abi.KERNEL_VERSION, minor, 1 << 17, flags & 0xFFFFFFFF, flags >> 32)
+        answer = abi.INIT_OUT.unpack(self.send(abi.INIT, 0, args))
+        self.agreed: int = answer[3] | answer[10] << 32
+        if self.agreed & abi.INIT_SETXATTR_EXT:
+            self.setxattr_layout = abi.SETXATTR_IN
+
+    def encode(
+        self, opcode: int, nodeid: int, args: tuple[int, ...] = (), names: tuple[bytes, ...] = (), data: bytes = b""
+    ) -> bytes:
+        """Return the next request, as Linux would write it; ``args`` are the fields of the opcode's layout."""
+        layout = self.setxattr_layout if opcode == abi.SETXATTR else OPCODES[opcode].layout
+        body = (layout.pack(*args) if layout else b"") + b"".join(name + b"\0" for name in names) + data
+        self._unique += 2
+        size = abi.IN_HEADER.size + len(body)
+        return abi.IN_HEADER.pack(size, opcode, self._unique, nodeid, self.uid, self.gid, self.pid, 0) + body
+
+    def send(
+        self, opcode: int, nodeid: int, args: tuple[int, ...] = (), names: tuple[bytes, ...] = (), data: bytes = b""
+    ) -> bytes:
+        """Send one request; return the payload of its reply. Raises OSError, and ProtocolError."""
+        message = self.encode(opcode, nodeid, args, names, data)
+        name = OPCODES[opcode].name
+        self.counts[name] = self.counts.get(name, 0) + 1
+        reply = exchange(self.dispatcher, message)
+        self.exchanges.append(Exchange(message, reply))
+        if not OPCODES[opcode].reply:
+            if reply is not None:
+                raise ProtocolError(f"{name}: there is nobody who waits for a reply")
+            return b""
+        return self._payload(name, reply)
+
+    def _payload(self, name: str, reply: bytes | None) -> bytes:
+        """Take a reply apart as fuse_dev_do_write in fs/fuse/dev.c does."""
+        if reply is None or len(reply) < abi.OUT_HEADER.size:
+            raise ProtocolError(f"{name}: no reply")
+        length, error, unique = abi.OUT_HEADER.unpack_from(reply)
+        payload = reply[abi.OUT_HEADER.size :]
+        if length != len(reply) or unique != self._unique or not -512 < error <= 0 or (error and payload):
+            raise ProtocolError(f"{name}: malformed reply {reply[:64]!r}")
+        if error:
+            raise OSError(-error, os.strerror(-error), name)
+        return payload
+
+    def ask(self, opcode: int, nodeid: int, args: tuple[int, ...]) -> bytes | None:
+        """Send what may be refused for the life of the mount; None if it was, or is now."""
+        if opcode in self._refused:
+            return None
+        try:
+            return self.send(opcode, nodeid, args)
+        except OSError as error:
+            if error.errno != errno.ENOSYS or opcode not in _OPTIONAL:
+                raise
+            self._refused.add(opcode)
+            return None
+
+
+def read_entry(payload: bytes, place: int = 0) -> Entry:
+    """Take apart what answers LOOKUP and all that makes a name."""
+    nodeid, generation, entry_valid_s, attr_valid_s, _, _ = abi.ENTRY_OUT.unpack_from(payload, place)
+    attr = Attr._make(abi.ATTR.unpack_from(payload, place + abi.ENTRY_OUT.size))
+    return Entry(nodeid, generation, entry_valid_s, attr_valid_s, attr)
+
+
+def dirents(data: bytes, *, plus: bool) -> Iterator[Dirent]:
+    """Take the answer to READDIR, or READDIRPLUS, apart (parse_dirfile, parse_dirplusfile in fs/fuse/readdir.c)."""
+    place = 0
+    while place < len(data):
+        entry = read_entry(data, place) if plus else None
+        place += abi.ENTRY_OUT.size + abi.ATTR.size if plus else 0
+        ino, offset, length, kind = abi.DIRENT.unpack_from(data, place)
+        place += abi.DIRENT.size
+        name = data[place : place + length]
+        if not name or b"/" in name or len(name) < length:
+            raise ProtocolError(f"{name!r} cannot be a name")
+        yield Dirent(name, ino, offset, kind, entry)
+        place += -(-length // 8) * 8
