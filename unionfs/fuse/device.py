@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 _BUFFER_BYTES = MAX_WRITE_BYTES + 8192
 _WORKERS = 4
+_ROUND = 16  # requests between two looks at what workers have done and at how many descriptors are open
 _SPIN_NS = 100_000
 #: Errors of read(2) on the device that mean "go on": see fuse_dev_do_read in fs/fuse/dev.c.
 _AGAIN = (errno.EINTR, errno.ENOENT, errno.EAGAIN)
@@ -106,27 +107,34 @@ class Server:
         self._spin_ns = _SPIN_NS if len(os.sched_getaffinity(0)) > 1 else 0
         os.set_blocking(device, False)
 
-    def run(self) -> None:
-        """Answer requests until the connection ends."""
-        read, device, buffers, buffer = os.readv, self.device, [self._buffer], self._buffer
-        cache = self.dispatcher.view.cache
+    def run(self, ready: Callable[[], None]) -> None:
+        """Answer requests until the connection ends; ``ready`` is called once the kernel has taken the answer to INIT."""
+        while not self.dispatcher.connected and not self.dispatcher.ended:
+            if not self._serve_some(1):
+                return
+        ready()
         while not self.dispatcher.ended:
+            if not self._serve_some(_ROUND):
+                return
+
+    def _serve_some(self, most: int) -> bool:
+        """Answer up to ``most`` requests; return False when the connection has ended."""
+        read, device, buffers, buffer = os.readv, self.device, [self._buffer], self._buffer
+        for _ in range(most):
             try:
                 length = read(device, buffers)
             except OSError as error:
                 if error.errno == errno.ENODEV:
-                    return
+                    return False
                 if error.errno not in _AGAIN:
                     raise
                 if error.errno == errno.EAGAIN:
                     self._wait()
-                    self._finish_jobs()
-                continue
+                break
             self._answer(buffer, length)
-            if self._done:
-                self._finish_jobs()
-            if len(cache.opened) > cache.limit:
-                cache.trim()
+        self._finish_jobs()
+        self.dispatcher.view.cache.trim()
+        return True
 
     def stop(self) -> None:
         """End :meth:`run` soon, from a signal handler."""

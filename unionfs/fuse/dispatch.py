@@ -57,7 +57,7 @@ class Dispatcher(AttributeVerbs, NameVerbs, FileVerbs):
         super().__init__(stack)
         self.decode = requests.decode
         self.counts = [0] * (max(requests.OPCODES) + 1)
-        self.on_ready: Callable[[], None] = lambda: None
+        self.connected = False
         self.ended = False
         self._backing = backing
         self._handlers = self._table()
@@ -93,7 +93,7 @@ class Dispatcher(AttributeVerbs, NameVerbs, FileVerbs):
             self.no_opendir = settings.no_opendir
             if settings.passthrough:
                 self.files.backing = self._backing
-            self.on_ready()
+            self.connected = True
         return negotiate.init_reply(request.unique, settings)
 
     def _destroy(self, request: Request) -> Reply:

@@ -139,10 +139,11 @@ def _init(self: Any, address: int) -> None:
 
 
 def _readdir(self: Any, state: Any, buffer: int, fill: Any, offset: int, info: Any) -> int:
-    for name, attributes, following in self.operations.readdir_with_offset(None, offset, info.contents.fh):
-        state.st_mode, state.st_ino = attributes["st_mode"], attributes["st_ino"]
-        if fill(buffer, name.encode(ENCODING), state, following):
-            break
+    while entries := self.operations.readdir_with_offset(None, offset, info.contents.fh):
+        for name, attributes, offset in entries:
+            state.st_mode, state.st_ino = attributes["st_mode"], attributes["st_ino"]
+            if fill(buffer, name.encode(ENCODING), state, offset):
+                return 0
     return 0
 
 

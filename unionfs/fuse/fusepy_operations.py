@@ -39,7 +39,7 @@ _WANTED = (
 )
 # The engine leaves it to the kernel to clear set-id bits.
 _UNWANTED = libfuse.CAP_HANDLE_KILLPRIV | libfuse.CAP_HANDLE_KILLPRIV_V2
-_ENTRIES = 128  # a call of readdir; the smallest buffer holds about as many short names
+_ENTRIES = 128  # at a time; the smallest buffer holds about as many short names
 _DIRECTORY = stat.S_IFDIR
 _STATVFS = tuple(name for name in dir(os.statvfs_result) if name.startswith("f_"))
 # What chattr(1) comes to, by the size of its argument: the kernel passes an int for flags (fs/fuse/ioctl.c), and reads
@@ -107,7 +107,7 @@ class Operations:
         return attributes
 
     def _state(self, node: AnyNode) -> os.stat_result:
-        descriptor = self._files.descriptor(node) if isinstance(node, Node) else -1
+        descriptor = self._files.descriptor(node) if isinstance(node, Node) and node.data is None else -1
         return self._view.stat(node) if descriptor < 0 else os.stat(descriptor)
 
     def _attributes(self, node: AnyNode, state: os.stat_result) -> Attributes:

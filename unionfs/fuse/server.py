@@ -17,6 +17,7 @@ from unionfs import errors
 from unionfs.fuse import mounting
 from unionfs.fuse.device import PassthroughBacking, Server
 from unionfs.fuse.dispatch import Dispatcher
+from unionfs.fuse.verbs.base import MAX_WRITE_BYTES
 from unionfs.syscalls import mounts, process
 from unionfs.union import stack as stacks
 
@@ -200,7 +201,6 @@ def _serve_device(
     dispatcher = Dispatcher(stack, PassthroughBacking(device) if service.passthrough else None)
     server = Server(device, dispatcher, report)
     dispatcher.describe = lambda name: _describe(name, service, stack, server)
-    dispatcher.on_ready = ready
     if stack.edit is not None:
         stack.edit.copyup.deferring = True
     if service.debug:
@@ -211,7 +211,7 @@ def _serve_device(
     gc.freeze()
     gc.set_threshold(_GC_THRESHOLD, 20, 100)
     try:
-        server.run()
+        server.run(lambda: _announce(table_entry, ready))
     finally:
         _detach(table_entry)
         os.close(device)
@@ -248,6 +248,22 @@ def _trace(dispatcher: Dispatcher) -> None:
         return reply
 
     dispatcher.handle = traced  # type: ignore[assignment, method-assign]
+
+
+def _announce(entry: Mount | None, ready: Callable[[], None]) -> None:
+    """The mount answers: set what can be set only now, and tell who waits for it."""
+    if entry is not None:
+        _read_further_ahead(entry)
+    ready()
+
+
+def _read_further_ahead(entry: Mount) -> None:
+    """Let the kernel ask for as much at once as a request can hold (sysfs-class-bdi in the kernel's Documentation/ABI)."""
+    try:
+        with open(b"/sys/class/bdi/" + entry.device + b"/read_ahead_kb", "wb", buffering=0) as setting:
+            setting.write(b"%d" % (MAX_WRITE_BYTES >> 10))
+    except OSError:
+        pass  # not root, or no sysfs: the default of 128 KiB remains
 
 
 def _detach(entry: Mount | None) -> None:

@@ -92,9 +92,12 @@ class FileVerbs(Verbs):
 
     def _fsync(self, request: Request) -> Reply:
         node = self._file(request.nodeid)
-        if not node.in_upper or self.stack.config.volatile:
+        if not node.owned or self.stack.config.volatile:
             return replies.ok(request.unique)
-        descriptor, owned = self.files.borrow(node)
+        if node.in_upper:
+            descriptor, owned = self.files.borrow(node)
+        else:
+            descriptor, owned = self.view.open_own(node, os.O_RDONLY), True
         sync = os.fdatasync if request.args[1] & abi.FSYNC_FDATASYNC else os.fsync
         return self._sync(request.unique, descriptor if owned else os.dup(descriptor), sync)
 
