@@ -413,6 +413,10 @@ class View:
         shown = (ondisk.unescape_attribute(os.fsencode(name)) for name in stored)
         return [name for name in shown if name is not None]
 
+    def shown(self, node: AnyNode, state: os.stat_result) -> os.stat_result:
+        """Return the attributes to show for ``node``, ``state`` being the real ones: others where owners are mapped."""
+        return state
+
     def statfs(self) -> os.statvfs_result:
         """Return the figures of the file system that is written to, or of the topmost layer's. Raises OSError."""
         return os.statvfs((self.upper or self.lowers[0]).root.fd)
