@@ -25,13 +25,15 @@ if TYPE_CHECKING:
     from unionfs.union.links import LinkIndex
     from unionfs.union.mutate import Maker
     from unionfs.union.nodes import AnyNode, Node
+    from unionfs.union.view import View
 
 _REFUSED = (errno.EPERM, errno.EINVAL)
 _DEVICES = (stat.S_IFCHR, stat.S_IFBLK)
 
 
-def mutations(view: MappedView, upper: WritableLayer, index: LinkIndex) -> Mutations:
-    """Return what changes the stack that ``view`` shows."""
+def mutations(view: View, upper: WritableLayer, index: LinkIndex) -> Mutations:
+    """Return what changes the stack that ``view``, which is mapped, shows."""
+    assert isinstance(view, MappedView)
     return MappedMutations(view, MappedCopyUp(view, upper, index))
 
 
@@ -205,7 +207,7 @@ class MappedMutations(Mutations):
     # -- extended attributes -----------------------------------------------------------------------------------------
 
     def setxattr(self, node: AnyNode, name: bytes, value: bytes, flags: int = 0) -> None:
-        """Set an extended attribute, ids in it mapped, or under another name if it takes a privilege. Raises OSError."""
+        """Set an extended attribute, ids in it mapped, under another name if it takes a privilege. Raises OSError."""
         ownership = self.owners.ownership
         if ownership.attribute is not None and idmap.show_attribute(name) != name:
             raise error(errno.EPERM, name)

@@ -51,7 +51,7 @@ class Owners:
     __slots__ = ("_rules", "always", "ownership", "upper")
 
     def __init__(self, ownership: Ownership, lowers: list[Layer], upper: Layer | None) -> None:
-        self.ownership = ownership
+        self.ownership = ownership = _as_written(ownership, upper)
         self.always = ownership.always
         self.upper = upper
         self._rules = {layer: self._rules_of(layer) for layer in lowers}
@@ -177,6 +177,15 @@ class Owners:
     def open_up(self, place: tuple[int, bytes], mode: int) -> None:
         """Set real permissions that let this process in, where those to show are remembered; never set-id ones."""
         _chmod(place, mode & _RWX | (0o700 if stat.S_ISDIR(mode) else 0o600) | stat.S_IFMT(mode))
+
+
+def _as_written(ownership: Ownership, upper: Layer | None) -> Ownership:
+    """Go on with fuse-overlayfs's own attribute in a writable layer that has it, as its 1.x versions do."""
+    if upper is None or not ownership.always or ownership.attribute != idmap.CONTAINERS_OVERRIDE:
+        return ownership
+    path = upper.root.proc_path()
+    older = _read(path, ownership.attribute) is None and _read(path, idmap.FUSE_OVERLAYFS_OVERRIDE) is not None
+    return ownership._replace(attribute=idmap.FUSE_OVERLAYFS_OVERRIDE) if older else ownership
 
 
 def _stands_for_device(path: bytes, mode: int, *, follow: bool) -> bool:
