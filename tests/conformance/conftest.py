@@ -71,12 +71,13 @@ class View:
         self.stack.mount()
 
     def run(self, row: Case, origin: str) -> None:
-        """Run one case in its directory; a server that it killed is replaced for the next one."""
+        """Run one case in its directory; a server that died of it, or complained, is replaced for the next one."""
         try:
             with Patience(self.stack.merged):
                 row.run(self._place(row, origin))
+            assert not self.stack.complaints()
         finally:
-            if not self.stack.answers():
+            if self.stack.complaints() or not self.stack.answers():
                 with suppress(AssertionError):
                     self.stack.unmount()
                 self.stack.mount()

@@ -63,6 +63,11 @@ class Stack:
         """Return what must stay the same in the lower layers."""
         return list(map(digest_of_layer, self.lowers))
 
+    def complaints(self) -> str:
+        """Return what a server of ours has logged since it was mounted: each line of it is a defect."""
+        log = self._base / "unionfs.log"
+        return log.read_text(errors="replace") if log.exists() else ""
+
     def answers(self) -> bool:
         """Tell whether the mount is there and its server alive."""
         try:
