@@ -27,13 +27,14 @@ _RECORDS = b"links"
 class LinkIndex:
     """The index of one writable layer; it is made when the first file is entered."""
 
-    __slots__ = ("base", "directory", "upper", "view")
+    __slots__ = ("_entries", "base", "directory", "upper", "view")
 
     def __init__(self, view: View, upper: WritableLayer, base: int) -> None:
         self.view = view
         self.upper = upper
         self.base = base
         self.directory: Dir | None = None
+        self._entries: dict[int, bytes] | None = None  # name in the index by inode number, once somebody asked
         try:
             self._open()
         except FileNotFoundError:
@@ -85,6 +86,8 @@ class LinkIndex:
         files.renameat2(self.upper.work, staged, directory.descriptor(), name)
         copy = os.stat(name, dir_fd=directory.descriptor(), follow_symlinks=False)
         self.nodes.share(node, (copy.st_dev, copy.st_ino))
+        if self._entries is not None:
+            self._entries[copy.st_ino] = name
         node.home, node.home_name = directory, name
         if self.upper.dialect.attribute(ondisk.NLINK) is not None:
             self._record(name, 0)
@@ -126,6 +129,8 @@ class LinkIndex:
         if node.descriptor < 0 and node.lookups > 0:
             node.descriptor = os.open(node.home_name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=place)
         os.unlink(node.home_name, dir_fd=place)
+        if self._entries is not None:
+            self._entries.pop(state.st_ino, None)
         self._record(node.home_name, 0)
         node.links.delta = 0
 
@@ -168,6 +173,14 @@ class LinkIndex:
             return entry, os.stat(entry, dir_fd=directory.descriptor(), follow_symlinks=False)
         except FileNotFoundError:
             return None
+
+    def entry_of(self, state: os.stat_result) -> bytes | None:
+        """Return the name in the index of a file that was met in the writable layer, None if it was made there."""
+        if self.directory is None:
+            return None
+        if self._entries is None:
+            self._entries = {ino: name for name, _kind, ino in self.directory.entries()}
+        return self._entries.get(state.st_ino)
 
     def read_delta(self, node: Node, state: os.stat_result) -> None:
         """Make ``node`` shared under its upper file, with the count that ``overlay.nlink`` holds."""

@@ -163,9 +163,9 @@ class View:
         home: Dir | None = None if place.layer is self.upper else place
         home_name, in_upper = name, home is None
         if state.st_nlink > 1:
-            copy = self.index.find(place, name, state) if home is not None and self.index is not None else None
-            if copy is not None and self.index is not None:
-                home, in_upper, (home_name, state) = self.index.directory, True, copy
+            if self.index is not None:
+                home, home_name, state = self._indexed(home, name, state)
+                in_upper = home is None or home is self.index.directory
             shared = self.nodes.by_key.get((state.st_dev, state.st_ino))
             if shared is not None:
                 self.nodes.add_name(shared, parent, name)
@@ -184,6 +184,15 @@ class View:
             if self.index is not None:
                 (self.index.read_delta if in_upper else self.index.read_lost_names)(node, state)
         return node, state
+
+    def _indexed(self, home: Dir | None, name: bytes, state: os.stat_result) -> tuple[Dir | None, bytes, os.stat_result]:
+        """Return where a file with several names is at home, if that is the index, and its attributes there."""
+        assert self.index is not None
+        if home is None:
+            entry = self.index.entry_of(state)
+            return (None, name, state) if entry is None else (self.index.directory, entry, state)
+        copy = self.index.find(home, name, state)
+        return (home, name, state) if copy is None else (self.index.directory, *copy)
 
     def _take_marks(self, node: Node) -> None:
         """Give a copied-up file the inode number of the lower file that it was (overlayfs.rst, "Inode properties").
