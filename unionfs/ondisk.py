@@ -92,6 +92,8 @@ class Marks(NamedTuple):
     metacopy: bool = False
     origin: bytes | None = None
     impure: bool = False
+    untrusted: bool = False
+    """Whether the redirect or the metacopy stands in an attribute that the file's owner can set by himself."""
 
 
 NO_MARKS = Marks()
@@ -110,6 +112,7 @@ def read_marks(attributes: dict[bytes, bytes]) -> Marks:
         found = attributes.get(TRUSTED_PREFIX + marker)
         return attributes.get(USER_PREFIX + marker) if found is None else found
 
+    claimed = [marker for marker in (REDIRECT, METACOPY) if value(marker) is not None]
     opaque = value(OPAQUE) or attributes.get(FUSE_OVERLAYFS_PREFIX + OPAQUE)
     return Marks(
         opaque=opaque == b"y",
@@ -118,6 +121,7 @@ def read_marks(attributes: dict[bytes, bytes]) -> Marks:
         metacopy=value(METACOPY) is not None,
         origin=value(ORIGIN) or None,
         impure=value(IMPURE) == b"y",
+        untrusted=any(TRUSTED_PREFIX + marker not in attributes for marker in claimed),
     )
 
 

@@ -16,6 +16,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from unionfs.idmap import Ownership
+
 HELP = """\
 usage: unionmount -o lowerdir=A:B[,upperdir=U,workdir=W][,OPTION...] [SOURCE] MOUNTPOINT
        unionmount mount --lower A [--lower B ...] [--upper U [--work W]] MOUNTPOINT
@@ -31,12 +33,16 @@ usage: unionmount -o lowerdir=A:B[,upperdir=U,workdir=W][,OPTION...] [SOURCE] MO
   -V, --version         print the version
   -h, --help            print this
   --transport NAME      direct (Linux's /dev/fuse), fusepy (libfuse), or auto
+  --whiteouts NAME      how to write deletions: overlay, userxattr or oci; the strongest that the upper can hold
+  --data DIR            a layer that only holds data of files in others, as 'lowerdir=A::DIR'
 Without an upper directory the mount is read-only.
 """
 
-_OURS = ("lowerdir", "upperdir", "workdir")
+_OURS = ("lowerdir", "upperdir", "workdir", "metacopy", "whiteouts")
 #: Words of fuse-overlayfs that ask for what is always so here, or for what only its own machinery has.
+_FLAGS = frozenset({"volatile", "userxattr"})
 _ACCEPTED = frozenset({"static_nlink", "kernel_cache", "auto_unmount", "nonempty"})
+_ABOUT_OWNERS = ("uidmapping=", "gidmapping=", "squash_to_", "xattr_permissions=")
 _ACCEPTED_VALUES = frozenset({"redirect_dir", "timeout", "threaded", "fsync", "fast_ino", "xino", "index", "max_write"})
 
 
@@ -46,8 +52,10 @@ class Request:
     def __init__(self) -> None:
         self.words: list[str] = []
         self.lowers: list[str] = []
+        self.data: list[str] = []
         self.upper: str | None = None
         self.work: str | None = None
+        self.whiteouts: str | None = None
         self.places: list[str] = []
         self.foreground = False
         self.debug = False
@@ -98,11 +106,13 @@ def _flag(request: Request, word: str, rest: Iterator[str]) -> None:
         request.words.extend(split_options(word[2:] or _value(word, rest)))
     else:
         name, equals, value = word.partition("=")
-        if name not in ("--lower", "--upper", "--work", "--transport"):
+        if name not in ("--lower", "--data", "--upper", "--work", "--whiteouts", "--transport"):
             raise errors.UsageError(problem=f"unknown option '{word}'")
         value = value if equals else _value(word, rest)
         if name == "--lower":
             request.lowers.append(value)
+        elif name == "--data":
+            request.data.append(value)
         else:
             setattr(request, name[2:], value)
 
@@ -122,6 +132,15 @@ def split_options(text: str) -> list[str]:
 def split_layers(text: str) -> list[str]:
     r"""Split the value of ``lowerdir`` at colons; ``\:`` is a colon and ``\\`` a backslash."""
     return [part.replace("\\:", ":").replace("\\\\", "\\") for part in _split(text, ":", quotes=False)]
+
+
+def split_data_layers(parts: list[str]) -> tuple[list[str], list[str]]:
+    """Part the layers of ``lowerdir`` into ordinary ones and those after ``::``, which hold data alone. Raises UsageError."""
+    start = parts.index("") if "" in parts else len(parts)
+    lowers, data = parts[:start], parts[start + 1 :: 2]
+    if parts[start::2] != [""] * len(data) or "" in data:
+        raise errors.UsageError(problem="'lowerdir' names an empty layer; '::' stands before each data-only layer, at the end")
+    return lowers, data
 
 
 def _split(text: str, separator: str, *, quotes: bool) -> list[str]:
@@ -144,17 +163,14 @@ def _split(text: str, separator: str, *, quotes: bool) -> list[str]:
 
 def _mount(request: Request) -> int:
     named = _take_ours(request)
+    ownership = _take_owners(request)
     mountpoint = _mountpoint(request)
     options, unknown = mounting.parse_options(word for word in request.words if not _is_accepted(word))
-    volatile = "volatile" in unknown
     for word in unknown:
-        if word != "volatile":
+        if word not in _FLAGS:
             print(f"unknown argument ignored: {word}", file=sys.stderr)
-    lowers = [os.fsencode(path) for path in request.lowers + named["lowerdir"]]
-    upper, work = _one(request.upper, named["upperdir"]), _one(request.work, named["workdir"])
-    if upper is not None and work is None and request.upper is not None:
-        work = default_workdir(upper)
-    config = Config(lowers, upper, work, volatile=volatile)
+    config = _config(request, named, _FLAGS.intersection(unknown))
+    config.owners = ownership
     resolved = mounting.check_mountpoint(mountpoint)
     service = server.Service(config, resolved, options, request.transport, request.debug)
     if request.foreground:
@@ -162,6 +178,23 @@ def _mount(request: Request) -> int:
     else:
         server.start(service)
     return 0
+
+
+def _config(request: Request, named: dict[str, list[str]], flags: frozenset[str]) -> Config:
+    lowers, data = split_data_layers(named["lowerdir"])
+    upper, work = _one(request.upper, named["upperdir"]), _one(request.work, named["workdir"])
+    if upper is not None and work is None and request.upper is not None:
+        work = default_workdir(upper)
+    implied = ["userxattr"] if "userxattr" in flags else []
+    return Config(
+        [os.fsencode(path) for path in request.lowers + lowers],
+        upper,
+        work,
+        volatile="volatile" in flags,
+        metacopy=named["metacopy"] == ["on"],
+        whiteouts=request.whiteouts or next(iter(named["whiteouts"] + implied), None),
+        data_layers=[os.fsencode(path) for path in data + request.data],
+    )
 
 
 def default_workdir(upper: bytes) -> bytes:
@@ -185,6 +218,16 @@ def _take_ours(request: Request) -> dict[str, list[str]]:
             others.append(word)
     request.words = others
     return named
+
+
+def _take_owners(request: Request) -> Ownership | None:
+    """Take what is said about owners out of the option words."""
+    if not any(word.startswith(_ABOUT_OWNERS) for word in request.words):
+        return None
+    from unionfs.cli import owners  # not needed by most
+
+    ownership, request.words = owners.take(request.words)
+    return ownership
 
 
 def _one(option: str | None, named: list[str]) -> bytes | None:

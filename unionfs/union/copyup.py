@@ -13,7 +13,7 @@ import stat
 
 from unionfs import ondisk
 from unionfs.syscalls import files
-from unionfs.union.nodes import AnyNode, DirNode, Node
+from unionfs.union.nodes import AnyNode, Data, DirNode, Node
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,6 +27,15 @@ if TYPE_CHECKING:
     Settle = Callable[[int, os.stat_result], None]
 
 _CHUNK_BYTES = 8 << 20
+_CREATE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_PUNCH_HOLE = 3  # FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, fallocate(2)
+_CAPABILITY = "security.capability"
+#: What says that the data is elsewhere; the redirect says where, and means nothing without the other.
+_DATA_MARKS = {
+    os.fsdecode(prefix + marker)
+    for prefix in (ondisk.TRUSTED_PREFIX, ondisk.USER_PREFIX)
+    for marker in (ondisk.METACOPY, ondisk.REDIRECT)
+}
 _CREATE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _WITHOUT_SET_ID = 0o1777
 _UNSUPPORTED = (errno.EOPNOTSUPP, errno.EPERM, errno.EACCES, errno.EINVAL)
@@ -86,7 +95,10 @@ class CopyJob:
 class DataJob(CopyJob):
     """The copying of the data that a file in the writable layer lacks: into it, where it stands."""
 
-    __slots__ = ()
+    __slots__ = ("capability",)
+
+    capability: bytes | None
+    """What a write takes away from the file and has to be given back: file capabilities, capabilities(7)."""
 
     def run(self) -> None:
         """Copy the data; an error is kept for ``finish``."""
@@ -110,12 +122,12 @@ class CopyUp:
 
     __slots__ = ("deferring", "index", "jobs", "metacopy", "upper", "view")
 
-    def __init__(self, view: View, upper: WritableLayer, index: LinkIndex, *, metacopy: bool = False) -> None:
+    def __init__(self, view: View, upper: WritableLayer, index: LinkIndex) -> None:
         self.view = view
         self.upper = upper
         self.index = index
         self.deferring = False
-        self.metacopy = metacopy and upper.dialect.redirects
+        self.metacopy = False  # whether a change of attributes leaves the data where it is
         self.jobs: dict[int, CopyJob] = {}
 
     # -- directories -------------------------------------------------------------------------------------------------
@@ -181,7 +193,8 @@ class CopyUp:
         if node.owned:
             return
         state = self.view.stat(node)
-        if self.metacopy and stat.S_ISREG(state.st_mode) and state.st_size and state.st_nlink == 1:
+        plain = stat.S_ISREG(state.st_mode) and state.st_size > 0 and state.st_nlink == 1
+        if self.metacopy and plain and node.parent is not None:
             self._attributes_alone(node, state)
         else:
             self.file(node)
@@ -260,6 +273,9 @@ class CopyUp:
         data = Data(node.home, node.home_name, in_upper=True)
         if node.data is not None:
             data.place, data.name = node.data.place, node.data.name
+        assert node.parent is not None
+        self.directory(node.parent)
+        self._mark_impure(node.parent)
         staged = self.upper.staging_name()
         target = os.open(staged, _CREATE, 0o600, dir_fd=self.upper.work)
         try:
@@ -284,6 +300,7 @@ class CopyUp:
             if job.size:
                 job.source = self.view.open(node, os.O_RDONLY)
             job.target = self.view.open_own(node, os.O_RDWR)
+            job.capability = _capability(job.target)
         except OSError:
             job.close()
             raise
@@ -297,14 +314,14 @@ class CopyUp:
         node.data.frozen = None
         try:
             if job.error is not None:
-                files.fallocate(target, _PUNCH_HOLE, 0, job.size)
-            self._restore(job)
+                _free(target, job.size)
+            _set_metadata(target, job.state)
+            if job.capability is not None:
+                os.setxattr(target, _CAPABILITY, job.capability)
             if job.error is not None:
                 raise job.error
-            attribute = self.upper.dialect.attribute(ondisk.METACOPY)
-            for name in os.listxattr(target):
-                if os.fsencode(name) in _METACOPY_ATTRIBUTES:
-                    os.removexattr(target, name)
+            for name in set(os.listxattr(target)) & _DATA_MARKS:
+                os.removexattr(target, name)
         finally:
             job.close()
         node.in_upper, node.data = True, None
@@ -348,7 +365,7 @@ class CopyUp:
     def _settle(self, node: Node) -> None:
         if node.links is None or node.home is not self.index.directory:
             node.home = None
-        node.in_upper = True
+        node.in_upper, node.data = True, None
 
     def _mark_impure(self, parent: DirNode) -> None:
         """Tell the kernel's readdir that names here have inode numbers of lower files (overlayfs.rst, "impure")."""
@@ -407,6 +424,21 @@ def _copy_range(source: int, target: int, start: int, end: int) -> None:
         if copied == 0:  # the lower file is shorter than it said: somebody changed it
             return
         start += copied
+
+
+def _capability(target: int) -> bytes | None:
+    try:
+        return os.getxattr(target, _CAPABILITY)
+    except OSError:
+        return None
+
+
+def _free(target: int, size: int) -> None:
+    """Give back the space of data that is not whole; where that cannot be done, nobody reads it all the same."""
+    try:
+        files.fallocate(target, _PUNCH_HOLE, 0, size)
+    except OSError:
+        pass
 
 
 def copy_attributes(source: int | bytes, target: int | bytes) -> None:

@@ -358,6 +358,16 @@ class Mutations:
         else:
             self.copyup.file(node, truncate=truncate)
 
+    def own(self, node: AnyNode) -> None:
+        """Bring the attributes of ``node`` into the writable layer, its data as well unless ``metacopy`` is on.
+
+        Raises as :meth:`change` does.
+        """
+        if isinstance(node, DirNode):
+            self.change(node)
+        else:
+            self.copyup.attributes(node)
+
     def target(self, node: AnyNode) -> tuple[int, bytes, bool]:
         """Return (directory descriptor, name, whether to follow it) for system calls that change the file's attributes."""
         if node.descriptor >= 0:
@@ -366,7 +376,7 @@ class Mutations:
 
     def chmod(self, node: AnyNode, mode: int) -> None:
         """Change the permission bits, set-id bits among them. Raises OSError."""
-        self.change(node)
+        self.own(node)
         directory, name, follow = self.target(node)
         if follow:
             os.chmod(name, mode & _PERMISSIONS)
@@ -375,13 +385,13 @@ class Mutations:
 
     def chown(self, node: AnyNode, uid: int, gid: int) -> None:
         """Change owner and group (-1: leave as it is). Raises OSError."""
-        self.change(node)
+        self.own(node)
         directory, name, follow = self.target(node)
         os.chown(name, uid, gid, dir_fd=None if follow else directory, follow_symlinks=follow)
 
     def utimens(self, node: AnyNode, atime: tuple[int, int], mtime: tuple[int, int]) -> None:
         """Set times, each (seconds, nanoseconds) or (0, UTIME_NOW or UTIME_OMIT). Raises OSError."""
-        self.change(node)
+        self.own(node)
         directory, name, follow = self.target(node)
         files.utimensat(directory, name, atime, mtime, follow=follow)
 
@@ -401,15 +411,20 @@ class Mutations:
         """Set an extended attribute; those of the layer format are stored under an escaped name. Raises OSError."""
         if name.startswith(ondisk.FUSE_OVERLAYFS_PREFIX):
             raise error(errno.EPERM, name)
-        self.change(node)
+        self.own(node)
         if isinstance(node, DirNode) and name == _DEFAULT_ACL.encode():
             node.default_acl = None
         os.setxattr(self.view.proc_path(node), ondisk.escape_attribute(name), value, flags, follow_symlinks=node.descriptor >= 0)
 
     def removexattr(self, node: AnyNode, name: bytes) -> None:
-        """Remove an extended attribute. Raises OSError (ENODATA)."""
-        self.view.getxattr(node, name)
-        self.change(node)
+        """Remove an extended attribute; an ACL need not be there (acl(5)). Raises OSError (ENODATA)."""
+        try:
+            self.view.getxattr(node, name)
+        except OSError as missing:
+            if missing.errno == errno.ENODATA and name.startswith(b"system.posix_acl_"):
+                return
+            raise
+        self.own(node)
         if isinstance(node, DirNode) and name == _DEFAULT_ACL.encode():
             node.default_acl = None
         os.removexattr(self.view.proc_path(node), ondisk.escape_attribute(name), follow_symlinks=node.descriptor >= 0)

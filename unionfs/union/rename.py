@@ -76,8 +76,7 @@ class Renames:
         self._bring(source, node)
         to = self.edit.copyup.directory(target[0])
         plan = self._plan(source, node, target)
-        if isinstance(node, DirNode):
-            self._prepare_directory(source, node, plan)
+        self._prepare(source, node, plan)
         other_in_upper = other is not None and self.edit.stands_in_upper(*target, other)
         if other is not None:
             self.edit.keep_open(other, last=other_in_upper)
@@ -140,8 +139,7 @@ class Renames:
         self._bring(source, node)
         self._bring(target, other)
         for place, moved, end in ((source, node, target), (target, other, source)):
-            if isinstance(moved, DirNode):
-                self._prepare_directory(place, moved, self._plan(place, moved, end))
+            self._prepare(place, moved, self._plan(place, moved, end))
         here, there = source[0].upper, target[0].upper
         assert here is not None and there is not None
         files.renameat2(here.descriptor(), source[1], there.descriptor(), target[1], files.RENAME_EXCHANGE)
@@ -157,13 +155,29 @@ class Renames:
         if isinstance(node, DirNode):
             self.edit.copyup.directory(node)
             return
-        self.edit.copyup.file(node)
+        self.edit.copyup.attributes(node)
         parent, name = place
         directory = self.edit.copyup.directory(parent)
         if not self.edit.stands_in_upper(parent, name, node):
             staged = self.edit.index.link_out(node)
             self.upper.publish(staged, directory.descriptor(), name, files.RENAME_NOREPLACE)
             self.edit.index.lower_name_gone(node)
+
+    def _prepare(self, place: Place, node: AnyNode, plan: Move) -> None:
+        if isinstance(node, DirNode):
+            self._prepare_directory(place, node, plan)
+        elif not node.in_upper and not self._redirect_data(place):
+            self.edit.copyup.file(node)
+
+    def _redirect_data(self, place: Place) -> bool:
+        """Write down where the data of a file is whose attributes alone were copied; False if there is no way to."""
+        parent, name = place
+        assert parent.upper is not None
+        redirect = parent.upper.marks(name).redirect
+        if redirect is not None and redirect.startswith(b"/"):
+            return True
+        path = _lower_path(parent).rstrip(b"/") + b"/" + (redirect or name)
+        return self._write_redirect(parent.upper.descriptor(), name, path)
 
     def _prepare_directory(self, place: Place, node: DirNode, plan: Move) -> None:
         """Before a directory moves: tie it to its lower parts, or hide what it would meet at its new name."""
@@ -177,10 +191,10 @@ class Renames:
 
     def _redirect(self, directory: int, name: bytes, node: DirNode) -> bool:
         """Write down where the lower parts of ``node`` are; False if this layer has no way to (overlayfs.rst, "redirect_dir")."""
-        if not self.upper.dialect.redirects:
-            return False
-        path = _lower_path(node)
-        if len(path) > ondisk.REDIRECT_MAX_BYTES:
+        return self._write_redirect(directory, name, _lower_path(node))
+
+    def _write_redirect(self, directory: int, name: bytes, path: bytes) -> bool:
+        if not self.upper.dialect.redirects or len(path) > ondisk.REDIRECT_MAX_BYTES:
             return False
         return self.upper.mark(directory, name, ondisk.REDIRECT, path)
 
@@ -195,6 +209,7 @@ class Renames:
             for name, _kind, _ino in list(self.view.names(node)):
                 child = self.edit.child(node, name)
                 if isinstance(child, Node):
+                    self.edit.copyup.file(child)
                     self._bring((node, name), child)
                 elif self.view.enter(child):
                     waiting.append(child)

@@ -26,15 +26,22 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from unionfs.idmap import Ownership
+
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _MOST_DIRECTORIES = 1024
 _VOLATILE = (b"incompat", b"volatile")
 
 
 class Config:
-    """What to stack: absolute paths, ``lowers`` topmost first; ``volatile`` gives up durability for speed."""
+    """What to stack: absolute paths, ``lowers`` topmost first; ``volatile`` gives up durability for speed.
 
-    __slots__ = ("lowers", "upper", "volatile", "workdir")
+    ``data_layers`` show nothing themselves: they hold data of files in ``lowers`` (overlayfs.rst, "Data-only lower
+    layers"). With ``metacopy``, a change of attributes copies no data. ``whiteouts`` names the dialect to write, None
+    for the strongest that the writable layer can hold.
+    """
+
+    __slots__ = ("data_layers", "lowers", "metacopy", "owners", "upper", "volatile", "whiteouts", "workdir")
 
     def __init__(
         self,
@@ -43,11 +50,18 @@ class Config:
         workdir: bytes | None = None,
         *,
         volatile: bool = False,
+        metacopy: bool = False,
+        whiteouts: str | None = None,
+        data_layers: Sequence[bytes] = (),
     ) -> None:
         self.lowers = [os.path.abspath(path) for path in lowers]
         self.upper = None if upper is None else os.path.abspath(upper)
         self.workdir = None if workdir is None else os.path.abspath(workdir)
         self.volatile = volatile
+        self.metacopy = metacopy
+        self.whiteouts = whiteouts
+        self.data_layers = [os.path.abspath(path) for path in data_layers]
+        self.owners: Ownership | None = None  # how owners are mapped; None: they are shown as they are
 
 
 class Stack:
@@ -64,7 +78,8 @@ class Stack:
         self.renames: Renames | None = None
         if upper is not None:
             view.index = LinkIndex(view, upper, base)
-            self.edit = Mutations(view, CopyUp(view, upper, view.index))
+            self.edit = _mutations(view, upper, view.index)
+            self.edit.copyup.metacopy = config.metacopy and upper.dialect.redirects
             self.renames = Renames(self.edit)
 
     def writable(self) -> Mutations:
@@ -96,16 +111,13 @@ def open_stack(config: Config, *, own_process: bool = True) -> Stack:
     try:
         cache = DescriptorCache(_descriptor_budget(own_process=own_process))
         upper, base = _open_writable(config, opened, cache) if config.upper is not None else (None, -1)
-        lowers = [_open_lower(path, index + 1, opened, cache) for index, path in enumerate(config.lowers)]
+        lowers = _open_lowers(config, opened, cache)
     except BaseException:
         for descriptor in opened:
             os.close(descriptor)
         raise
-    if upper is not None:
-        hidden = frozenset(_identity(os.fstat(descriptor)) for descriptor in (upper.root.fd, base))
-        for layer in lowers:
-            layer.hidden = hidden
-    return Stack(config, View(lowers, upper, cache), upper, base)
+    hidden = [] if upper is None else [os.fstat(descriptor) for descriptor in (upper.root.fd, base)]
+    return Stack(config, _view(config, lowers, upper, cache, hidden), upper, base)
 
 
 def open_to_read(config: Config) -> View:
@@ -119,15 +131,42 @@ def open_to_read(config: Config) -> View:
     cache = DescriptorCache(_descriptor_budget(own_process=False))
     try:
         upper = None if config.upper is None else _open_lower(config.upper, 0, opened, cache)
-        lowers = [_open_lower(path, index + 1, opened, cache) for index, path in enumerate(config.lowers)]
+        lowers = _open_lowers(config, opened, cache)
     except BaseException:
         for descriptor in opened:
             os.close(descriptor)
         raise
     parts = [path for path in (config.upper, config.workdir) if path is not None and os.path.exists(path)]
-    for layer in lowers:
-        layer.hidden = frozenset(_identity(os.stat(path)) for path in parts)
-    return View(lowers, upper, cache)
+    return _view(config, lowers, upper, cache, [os.stat(path) for path in parts])
+
+
+def _view(
+    config: Config, layers: list[Layer], upper: Layer | None, cache: DescriptorCache, hidden: list[os.stat_result]
+) -> View:
+    """Return the view of the opened ``layers``, the data-only ones last, in none of which the ``hidden`` places show."""
+    places = frozenset(map(_identity, hidden))
+    for layer in layers:
+        layer.hidden = places
+    count = len(config.lowers)
+    view = _new_view(config, layers[:count], upper, cache)
+    view.data_layers = layers[count:]
+    return view
+
+
+def _new_view(config: Config, lowers: list[Layer], upper: Layer | None, cache: DescriptorCache) -> View:
+    if config.owners is None:
+        return View(lowers, upper, cache)
+    from unionfs.union.owners import MappedView  # not needed by most
+
+    return MappedView(lowers, upper, cache, config.owners)
+
+
+def _mutations(view: View, upper: WritableLayer, index: LinkIndex) -> Mutations:
+    if type(view) is View:
+        return Mutations(view, CopyUp(view, upper, index))
+    from unionfs.union.mapped import mutations
+
+    return mutations(view, upper, index)
 
 
 def close_view(view: View) -> None:
@@ -140,7 +179,7 @@ def close_view(view: View) -> None:
 def close_lowers(view: View) -> None:
     """Close the lower layers and every directory that the cache has kept open."""
     view.cache.clear()
-    for layer in view.lowers:
+    for layer in view.lowers + view.data_layers:
         layer.close()
 
 
@@ -166,6 +205,12 @@ def open_directory(path: bytes) -> int:
         raise errors.LayerNotDirectory(path=path) from None
     except OSError as error:
         raise errors.LayerUnreadable(path=path, reason=error.strerror) from None
+
+
+def _open_lowers(config: Config, opened: list[int], cache: DescriptorCache) -> list[Layer]:
+    """Open the lower layers, and below them the data-only ones."""
+    paths = config.lowers + config.data_layers
+    return [_open_lower(path, index + 1, opened, cache) for index, path in enumerate(paths)]
 
 
 def _open_lower(path: bytes, index: int, opened: list[int], cache: DescriptorCache) -> Layer:

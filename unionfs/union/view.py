@@ -44,11 +44,9 @@ class View:
 
     __slots__ = ("_filesystems", "cache", "data_layers", "guarded", "index", "lowers", "nodes", "upper")
 
-    def __init__(
-        self, lowers: list[Layer], upper: Layer | None, cache: DescriptorCache, data_layers: list[Layer] | None = None
-    ) -> None:
+    def __init__(self, lowers: list[Layer], upper: Layer | None, cache: DescriptorCache) -> None:
         self.lowers = lowers
-        self.data_layers = data_layers or []
+        self.data_layers: list[Layer] = []
         self.guarded = process.is_superuser()
         self.upper = upper
         self.cache = cache
