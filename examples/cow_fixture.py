@@ -2,7 +2,7 @@
 
     pytest examples/cow_fixture.py
 
-``data`` is for code that is given the object to read and write with; ``data_path`` is a real mounted directory, for code
+``data`` is for code that is given the object to read and write with; ``data_path`` is a mounted directory, for code
 that takes a path, C libraries and other programs included. Every test starts from the same files.
 """
 

@@ -332,9 +332,13 @@ class Writing(Reading):
             edit, node = self._change(path, follow=True)
             if isinstance(node, DirNode):
                 raise error(errno.EISDIR)
-            if length < 0 or not modes.S_ISREG(self._stack.view.stat(node).st_mode):
+            state = self._stack.view.stat(node)
+            if length < 0 or not modes.S_ISREG(state.st_mode):
                 raise error(errno.EINVAL)
-            edit.truncate(node, length)
+            if length == state.st_size:
+                edit.change(node)  # truncate(2), unlike ftruncate(2), then leaves the times alone
+            else:
+                edit.truncate(node, length)
 
     def setxattr(
         self, path: Path, attribute: str | bytes, value: bytes, flags: int = 0, *, follow_symlinks: bool = True
