@@ -32,6 +32,10 @@ UTIME_OMIT = (1 << 30) - 2
 FICLONE = 0x40049409
 FS_IOC_GETFLAGS = 0x80086601
 FS_IOC_SETFLAGS = 0x40086602
+FS_IOC_FSGETXATTR = 0x801C581F
+FS_IOC_FSSETXATTR = 0x401C5820
+ATTRIBUTE_CHANGES = frozenset((FS_IOC_SETFLAGS, FS_IOC_FSSETXATTR))
+ATTRIBUTE_IOCTLS = ATTRIBUTE_CHANGES | {FS_IOC_GETFLAGS, FS_IOC_FSGETXATTR}
 FS_IOC_GETFSUUID = 0x80111500
 
 STATX_BASIC_AND_BTIME = 0xFFF
@@ -189,13 +193,9 @@ def filesystem_uuid(descriptor: int) -> bytes:
     return bytes(buffer[1:])
 
 
-def inode_flags(descriptor: int) -> int:
-    """Return the FS_*_FL flags of an open file; see ioctl_iflags(2). Raises OSError (ENOTTY)."""
-    buffer = bytearray(8)
-    ioctl(descriptor, FS_IOC_GETFLAGS, buffer)
-    return int.from_bytes(buffer[:4], "little")
-
-
-def set_inode_flags(descriptor: int, flags: int) -> None:
-    """Set the FS_*_FL flags of an open file; see ioctl_iflags(2). Raises OSError."""
-    ioctl(descriptor, FS_IOC_SETFLAGS, flags.to_bytes(8, "little"))
+def attribute_ioctl(descriptor: int, command: int, argument: bytes) -> bytes:
+    """Make one of ATTRIBUTE_IOCTLS on an open file; return the bytes that it filled in. Raises OSError (ENOTTY)."""
+    size = command >> 16 & 0x3FFF  # _IOC_SIZE of <asm-generic/ioctl.h>
+    buffer = bytearray(argument.ljust(size, b"\0"))
+    ioctl(descriptor, command, buffer)
+    return bytes(buffer)

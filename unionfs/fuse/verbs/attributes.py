@@ -93,6 +93,8 @@ class AttributeVerbs(Verbs):
 
     def _listxattr(self, request: Request) -> Reply:
         names = self.view.listxattr(self._node(request.nodeid))
+        if request.uid:  # xattr(7): only who has CAP_SYS_ADMIN sees them
+            names = [name for name in names if not name.startswith(b"trusted.")]
         return _sized(request.unique, b"".join(name + b"\0" for name in names), request.args[0])
 
     def _setxattr(self, request: Request) -> Reply:

@@ -148,28 +148,21 @@ class FileVerbs(Verbs):
         return run() if small else Later(run)
 
     def _ioctl(self, request: Request) -> Reply:
-        """The two that every file system has, ioctl_iflags(2); anything else is not for a union."""
-        command = request.args[2]
-        if command not in (files.FS_IOC_GETFLAGS, files.FS_IOC_SETFLAGS):
+        """Hand on those of ioctl_iflags(2) and ioctl_xfs_fsgetxattr(2), which every file system has, and no other."""
+        _fh, _flags, command, _argument, _in_size, out_size = request.args
+        if command not in files.ATTRIBUTE_IOCTLS:
             return replies.error(request.unique, errno.ENOTTY)
         node = self._node(request.nodeid)
-        if command == files.FS_IOC_SETFLAGS:
-            assert request.data is not None
-            flags = int.from_bytes(request.data[:4], "little")
+        if command in files.ATTRIBUTE_CHANGES:
             self._edit().change(node)
-            self._with_descriptor(node, lambda descriptor: files.set_inode_flags(descriptor, flags))
-            return replies.data(request.unique, replies.ioctl(0))
-        value = self._with_descriptor(node, files.inode_flags)
-        return replies.data(request.unique, replies.ioctl(0, 0, value.to_bytes(4, "little")))
-
-    def _with_descriptor(self, node: AnyNode, act: Callable[[int], object]) -> int:
-        directory, name = self.view.place(node)
-        descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory)
+        place, name = (None, files.proc_path(node.descriptor)) if node.descriptor >= 0 else self.view.place(node)
+        flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (os.O_NOFOLLOW if place is not None else 0)
+        descriptor = os.open(name, flags, dir_fd=place)
         try:
-            result = act(descriptor)
-            return result if isinstance(result, int) else 0
+            told = files.attribute_ioctl(descriptor, command, bytes(request.data or b""))
         finally:
             os.close(descriptor)
+        return replies.data(request.unique, replies.ioctl(0, 0, told[:out_size]))
 
     def _flush(self, request: Request) -> Reply:
         return replies.error(request.unique, errno.ENOSYS)  # never asked again: nothing waits for a close
