@@ -127,14 +127,17 @@ class MappedMutations(Mutations):
         self._make_staged(self.copyup.directory(parent).descriptor(), name, mode, caller, self._or_file(mode, make))
 
     def _or_file(self, mode: int, make: Maker) -> Maker:
-        """Return ``make``, followed by an empty regular file where it may not make a device."""
+        """Return ``make``, or what makes an empty file for a device that may not be made, or not be remembered."""
+        attribute = self.owners.ownership.attribute
+        if stat.S_IFMT(mode) not in _DEVICES or attribute is None:
+            return make
 
         def attempt(directory: int, name: bytes) -> None:
             try:
+                if self.owners.always and attribute != idmap.PRIVILEGED_OVERRIDE:
+                    raise PermissionError
                 make(directory, name)
             except PermissionError:
-                if self.owners.ownership.attribute is None or stat.S_IFMT(mode) not in _DEVICES:
-                    raise
                 os.mknod(name, stat.S_IFREG | 0o600, dir_fd=directory)
 
         return attempt
@@ -167,16 +170,15 @@ class MappedMutations(Mutations):
         uid, gid = self.owners.stored(uid, gid)
         self.change(node)
         kept = self._remembered(node)
-        if kept is None:
-            try:
-                super().chown(node, uid, gid)
-                return
-            except OSError as problem:
-                if problem.errno not in _REFUSED or not self._lenient:
-                    raise
-            kept = self._real(node)
-        owner = kept._replace(uid=kept.uid if uid == KEEP else uid, gid=kept.gid if gid == KEEP else gid)
-        self._remember(node, owner._replace(mode=_without_set_ids(kept.mode)))
+        if kept is not None and self._remember(node, _given(kept, uid, gid)):
+            return
+        try:
+            super().chown(node, uid, gid)
+        except OSError as problem:
+            if problem.errno not in _REFUSED or not self._lenient:
+                raise
+            if kept is None:
+                self._remember(node, _given(self._real(node), uid, gid))
 
     def chmod(self, node: AnyNode, mode: int) -> None:
         """Change the permission bits, set-id bits among them. Raises OSError."""
@@ -250,8 +252,9 @@ class MappedMutations(Mutations):
         super().removexattr(node, name)
 
 
-def _without_set_ids(mode: int) -> int:
-    """Return the mode that is left after a change of owner: chown(2)."""
-    if stat.S_ISDIR(mode):
-        return mode
-    return mode & ~(stat.S_ISUID | (stat.S_ISGID if mode & stat.S_IXGRP else 0))
+def _given(kept: Override, uid: int, gid: int) -> Override:
+    """Return what a change of owner makes of ``kept``: set-id bits go, but for directories; chown(2)."""
+    mode = kept.mode
+    if not stat.S_ISDIR(mode):
+        mode &= ~(stat.S_ISUID | (stat.S_ISGID if mode & stat.S_IXGRP else 0))
+    return Override(kept.uid if uid == KEEP else uid, kept.gid if gid == KEEP else gid, mode, kept.rdev)

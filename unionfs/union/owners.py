@@ -108,8 +108,10 @@ class Owners:
         return (uid if stored_uid is None else stored_uid, gid if stored_gid is None else stored_gid)
 
     def caller(self, caller: Caller) -> Caller:
-        """Return ``caller`` with the ids to store."""
-        return Caller(*self.stored(caller.uid, caller.gid), caller.umask)
+        """Return ``caller`` with the ids to store; who is not in the map makes files of nobody, as in fuse-overlayfs."""
+        uid, gid = self.ownership.uids.to_disk(caller.uid), self.ownership.gids.to_disk(caller.gid)
+        nobody = idmap.OVERFLOW_ID
+        return Caller(nobody if uid is None else uid, nobody if gid is None else gid, caller.umask)
 
     def remember(self, path: bytes, override: Override, *, follow: bool) -> bool:
         """Write an owner, mode and type down; False where the writable layer cannot hold them. Raises OSError."""
@@ -156,8 +158,8 @@ class Owners:
         path = files.proc_path(directory) + b"/" + name if name else files.proc_path(directory)
         follow = not name
         override = Override(uid, gid, mode, rdev)
-        if self.always or _stands_for_device(path, mode, follow=follow):
-            self.remember(path, override, follow=follow)
+        kept = self.always or _stands_for_device(path, mode, follow=follow)
+        if kept and self.remember(path, override, follow=follow):
             self.open_up(place, mode)
         elif self._chown(path, override, follow=follow):
             _chmod(place, mode)
