@@ -28,9 +28,11 @@ if TYPE_CHECKING:
 
     from unionfs.fuse.mounting import Mount, MountOptions
     from unionfs.fuse.wire.requests import Request
+    from unionfs.idmap import Ownership
     from unionfs.union.stack import Config, Stack
 
 _MOUNTED = b"+"
+_ALL_IDS = ["0", "0", "4294967295"]
 _GC_THRESHOLD = 200_000
 
 
@@ -151,6 +153,8 @@ def _serve(service: Service, ready: Callable[[], None], report: Callable[[str], 
         fusepy_adapter.serve(service.config, service.mountpoint, service.options, debug=service.debug, ready=ready)
         return
     os.umask(0)
+    if service.config.owners is None:
+        service.config.owners = _owners_here()
     stack = _open_isolated(service.config)
     try:
         device = mounting.acquire(service.mountpoint, _with_read_only(service, stack))
@@ -171,6 +175,17 @@ def _with_read_only(service: Service, stack: Stack) -> MountOptions:
     if stack.edit is None:
         options = options._replace(flags=options.flags | mounts.MS_RDONLY)
     return options
+
+
+def _owners_here() -> Ownership | None:
+    """Return how to map owners in the user namespace of this process, None in one that has them all."""
+    with open("/proc/self/uid_map") as uids, open("/proc/self/gid_map") as gids:
+        uid_map, gid_map = uids.read(), gids.read()
+    if uid_map.split() == gid_map.split() == _ALL_IDS:
+        return None
+    from unionfs import idmap  # not needed by most
+
+    return idmap.in_namespace(uid_map, gid_map)
 
 
 def _open_isolated(config: Config) -> Stack:
@@ -198,7 +213,7 @@ def _serve_device(
     service: Service, stack: Stack, device: int, ready: Callable[[], None], report: Callable[[str], None]
 ) -> None:
     table_entry = mounting.topmost(service.mountpoint)
-    dispatcher = Dispatcher(stack, PassthroughBacking(device) if service.passthrough else None)
+    dispatcher = _dispatcher(stack, PassthroughBacking(device) if service.passthrough else None)
     server = Server(device, dispatcher, report)
     dispatcher.describe = lambda name: _describe(name, service, stack, server)
     if stack.edit is not None:
@@ -215,6 +230,14 @@ def _serve_device(
     finally:
         _detach(table_entry)
         os.close(device)
+
+
+def _dispatcher(stack: Stack, backing: PassthroughBacking | None) -> Dispatcher:
+    if stack.config.owners is None:
+        return Dispatcher(stack, backing)
+    from unionfs.fuse.verbs.mapped import MappedDispatcher  # not needed by most
+
+    return MappedDispatcher(stack, backing)
 
 
 def _describe(name: bytes, service: Service, stack: Stack, server: Server) -> bytes | None:
