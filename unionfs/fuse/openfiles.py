@@ -132,10 +132,9 @@ class OpenFiles:
         """Bring ``node`` into the writable layer for a writer, and empty it if that is asked for."""
         edit = self.stack.writable()
         truncate = bool(flags & os.O_TRUNC)
-        was_lower = not node.in_upper
         edit.change(node, truncate=truncate)
         opened = self.current(node)
-        if truncate and not was_lower:
+        if truncate:
             edit.truncate(node, 0, self.descriptor(node))
         return opened
 
