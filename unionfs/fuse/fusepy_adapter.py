@@ -92,44 +92,29 @@ def serve(
     os.umask(0)
     stack = open_stack(config)
     try:
-        complaints = None if debug else _Complaints()
-        operations = Operations(
-            stack,
-            library.caller,
-            lambda name: describe(stack, name),
-            lambda: _answering(complaints, ready),
-        )
+        start = _Start(ready, silent=not debug)
+        operations = Operations(stack, library.caller, lambda name: describe(stack, name), start.answering)
         callbacks = _Callbacks(operations, report)
         library.prepare(callbacks)
-        _run(library, callbacks, mountpoint, words | ({"debug": True} if debug else {}), complaints)
+        _run(library, callbacks, mountpoint, words | {"debug": debug}, start)
     finally:
         stack.close()
 
 
-def _answering(complaints: _Complaints | None, ready: Callable[[], None]) -> None:
-    if complaints is not None:
-        complaints.end()
-    ready()
-
-
 def _run(
-    library: Library,
-    callbacks: _Callbacks,
-    mountpoint: bytes,
-    words: dict[str, str | int | bool],
-    complaints: _Complaints | None,
+    library: Library, callbacks: _Callbacks, mountpoint: bytes, words: dict[str, str | int | bool], start: _Start
 ) -> None:
     for number in _SIGNALS:
         signal.signal(number, signal.SIG_DFL)  # libfuse takes over those that nobody handles
-    said = ""
     try:
         library.run(callbacks, mountpoint, words)
     except RuntimeError as error:
-        said = complaints.end() if complaints is not None else ""
-        raise errors.MountError(mountpoint=mountpoint, reason=said or f"libfuse ended with status {error}") from error
+        if start.is_over and library.version == 3:  # which does not tell a signal from an error
+            return
+        reason = start.end() or f"libfuse ended with status {error}"
+        raise errors.MountError(mountpoint=mountpoint, reason=reason) from error
     finally:
-        if complaints is not None:
-            complaints.end()
+        start.end()
 
 
 # -- options ---------------------------------------------------------------------------------------------------------
@@ -205,26 +190,36 @@ def _guarded(
     return call
 
 
-class _Complaints:
-    """Catches what libfuse prints on standard error while it mounts: nothing else tells why it could not."""
+class _Start:
+    """The time until the mount answers. What libfuse then prints on standard error tells why it could not mount."""
 
-    def __init__(self) -> None:
-        self._reading, writing = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        self._standard_error = os.dup(2)
-        os.dup2(writing, 2)
-        os.close(writing)
+    def __init__(self, ready: Callable[[], None], *, silent: bool) -> None:
+        self.is_over = False
+        self._ready = ready
+        self._said = b""
+        self._reading = self._standard_error = -1
+        if silent:
+            self._reading, writing = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+            self._standard_error = os.dup(2)
+            os.dup2(writing, 2)
+            os.close(writing)
+
+    def answering(self) -> None:
+        """The mount answers."""
+        self.is_over = True
+        self.end()
+        self._ready()
 
     def end(self) -> str:
-        """Give standard error back; return what was printed since, on one line. Only the first call does anything."""
-        if self._reading < 0:
-            return ""
-        os.dup2(self._standard_error, 2)
-        os.close(self._standard_error)
-        try:
-            said = os.read(self._reading, 65536)
-        except BlockingIOError:
-            said = b""
-        os.close(self._reading)
-        self._reading = -1
-        lines = [line.partition(": ")[2] or line for line in os.fsdecode(said).splitlines()]
+        """Give standard error back; return what was printed on it, on one line."""
+        if self._reading >= 0:
+            os.dup2(self._standard_error, 2)
+            try:
+                self._said = os.read(self._reading, 65536)
+            except BlockingIOError:
+                pass  # nothing was
+            os.close(self._standard_error)
+            os.close(self._reading)
+            self._reading = -1
+        lines = [line.partition(": ")[2] or line for line in os.fsdecode(self._said).splitlines()]
         return "; ".join(lines)

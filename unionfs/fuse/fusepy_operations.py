@@ -8,7 +8,6 @@ nothing of mounting. All of it runs in the one thread in which libfuse serves.
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import stat
 
@@ -42,12 +41,8 @@ _UNWANTED = libfuse.CAP_HANDLE_KILLPRIV | libfuse.CAP_HANDLE_KILLPRIV_V2
 _ENTRIES = 128  # at a time; the smallest buffer holds about as many short names
 _DIRECTORY = stat.S_IFDIR
 _STATVFS = tuple(name for name in dir(os.statvfs_result) if name.startswith("f_"))
-# What chattr(1) comes to, by the size of its argument: the kernel passes an int for flags (fs/fuse/ioctl.c), and reads
-# struct fsxattr (linux/fs.h) before it lets anybody change flags.
-_FS_IOC_FSGETXATTR = 0x801C581F
-_FS_IOC_FSSETXATTR = 0x401C5820
-_READING = {files.FS_IOC_GETFLAGS: 4, _FS_IOC_FSGETXATTR: 28}
-_WRITING = {files.FS_IOC_SETFLAGS: 4, _FS_IOC_FSSETXATTR: 28}
+_FLAGS_BYTES, _FSXATTR_BYTES = 4, 28  # the kernel passes an int for flags, whatever their ioctl says: fs/fuse/ioctl.c
+_FLAGS = (files.FS_IOC_GETFLAGS, files.FS_IOC_SETFLAGS)
 
 
 class Operations:
@@ -111,6 +106,7 @@ class Operations:
         return self._view.stat(node) if descriptor < 0 else os.stat(descriptor)
 
     def _attributes(self, node: AnyNode, state: os.stat_result) -> Attributes:
+        state = self._view.shown(node, state)
         return {
             "st_ino": node.ino,
             "st_mode": state.st_mode,
@@ -214,7 +210,9 @@ class Operations:
 
     def listxattr(self, path: str) -> list[str]:
         """listxattr(2)."""
-        return [name.decode(ENCODING) for name in self._view.listxattr(self._paths.node(path))]
+        names = self._view.listxattr(self._paths.node(path))
+        hidden = b"trusted." if self._caller()[0] else b"\0"  # xattr(7): for CAP_SYS_ADMIN alone
+        return [name.decode(ENCODING) for name in names if not name.startswith(hidden)]
 
     def setxattr(self, path: str, name: str, value: bytes, flags: int, position: int = 0) -> int:
         """setxattr(2)."""
@@ -284,7 +282,10 @@ class Operations:
                 return None
             self._paths.remember(found[0])
             ino = listing.inos[position] = found[0].ino
-        return name.decode(ENCODING), {"st_ino": ino, "st_mode": listing.kinds[position] << 12}
+        kind = listing.kinds[position] << 12
+        if kind == stat.S_IFREG and self._stack.config.owners is not None:
+            kind = 0  # it may stand for a device: readdir(3), DT_UNKNOWN
+        return name.decode(ENCODING), {"st_ino": ino, "st_mode": kind}
 
     # -- files -------------------------------------------------------------------------------------------------------
 
@@ -364,18 +365,16 @@ class Operations:
         return 0
 
     def ioctl(self, path: str | None, command: int, argument: int, info: FileInfo, flags: int, data: int) -> int:
-        """Inode flags and project ids; see ioctl_iflags(2) and <linux/fs.h>. ``data`` is an address."""
-        node = self._nodes.by_id[info.fh]
-        command &= 0xFFFFFFFF
-        if command in _READING:
-            answer = bytearray(_READING[command] + 4)  # the real call takes a long for flags
-            fcntl.ioctl(self._descriptor(node), command, answer)
-            libfuse.write(data, bytes(answer[: _READING[command]]))
-        elif command in _WRITING:
-            self._stack.writable().change(node)
-            fcntl.ioctl(self._descriptor(node), command, libfuse.read(data, _WRITING[command]) + bytes(4))
-        else:
+        """Those of ioctl_iflags(2) and ioctl_xfs_fsgetxattr(2); ``data`` is the address of the argument."""
+        node, command = self._nodes.by_id[info.fh], command & 0xFFFFFFFF
+        if command not in files.ATTRIBUTE_IOCTLS:
             raise OSError(errno.ENOTTY, os.strerror(errno.ENOTTY))
+        size = _FLAGS_BYTES if command in _FLAGS else _FSXATTR_BYTES
+        if command in files.ATTRIBUTE_CHANGES:
+            self._stack.writable().change(node)
+        told = files.attribute_ioctl(self._descriptor(node), command, libfuse.read(data, size))
+        if command not in files.ATTRIBUTE_CHANGES:
+            libfuse.write(data, told[:size])
         return 0
 
     def _descriptor(self, node: AnyNode) -> int:
