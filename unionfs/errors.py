@@ -93,6 +93,10 @@ class UpperReadOnly(LayerError):
     """{path}: the upper layer cannot be written ({reason}); choose another, or leave it out for a read-only mount"""
 
 
+class WhiteoutsImpossible(LayerError):
+    """{upper}: cannot hold '{dialect}' whiteouts ({reason}); name other ones, or none for the strongest it can hold"""
+
+
 class UpperOverlapsLower(LayerError):
     """{upper}: the upper layer {relation} the lower layer {lower}; choose an upper that lies outside of every lower"""
 

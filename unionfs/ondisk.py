@@ -1,8 +1,8 @@
 """How a deletion, a hiding directory and a moved one are written in a layer: the dialects, as values.
 
 Pure: it recognises and builds names and extended attributes, and never touches a file system. The formats are those of
-the kernel's Documentation/filesystems/overlayfs.rst, of AUFS as the OCI image specification ("Whiteouts") has it, and of
-fuse-overlayfs, which is only read.
+the kernel's Documentation/filesystems/overlayfs.rst, of AUFS as the OCI image specification ("Whiteouts") has it, and
+of fuse-overlayfs, which is only read.
 """
 
 from __future__ import annotations
@@ -55,6 +55,11 @@ USERXATTR = Dialect("userxattr", USER_PREFIX, True)
 OCI = Dialect("oci", None, False)
 #: Strongest first: the order in which a writable layer tries them.
 DIALECTS = (OVERLAY, USERXATTR, OCI)
+
+
+def dialect_named(name: str) -> Dialect | None:
+    """Return the dialect that users call ``name``, None if there is none."""
+    return next((dialect for dialect in DIALECTS if dialect.name == name), None)
 
 
 def is_whiteout(mode: int, rdev: int) -> bool:
@@ -123,6 +128,13 @@ def read_marks(attributes: dict[bytes, bytes]) -> Marks:
         impure=value(IMPURE) == b"y",
         untrusted=any(TRUSTED_PREFIX + marker not in attributes for marker in claimed),
     )
+
+
+def redirect_names(redirect: bytes) -> list[bytes]:
+    """Return the names along a redirect, none if it is not as overlayfs writes it: "/a/b" in the stack, or "b" beside."""
+    names = redirect[1:].split(b"/") if redirect.startswith(b"/") else [redirect]
+    valid = all(name not in (b"", b".", b"..") and b"/" not in name for name in names)
+    return names if valid else []
 
 
 def is_private_attribute(name: bytes) -> bool:

@@ -135,11 +135,16 @@ def split_layers(text: str) -> list[str]:
 
 
 def split_data_layers(parts: list[str]) -> tuple[list[str], list[str]]:
-    """Part the layers of ``lowerdir`` into ordinary ones and those after ``::``, which hold data alone. Raises UsageError."""
+    """Part the layers of ``lowerdir`` into ordinary ones and those after ``::``, which hold data alone.
+
+    Raises UsageError.
+    """
     start = parts.index("") if "" in parts else len(parts)
     lowers, data = parts[:start], parts[start + 1 :: 2]
     if parts[start::2] != [""] * len(data) or "" in data:
-        raise errors.UsageError(problem="'lowerdir' names an empty layer; '::' stands before each data-only layer, at the end")
+        raise errors.UsageError(
+            problem="'lowerdir' names an empty layer; '::' stands before each data-only layer, at the end"
+        )
     return lowers, data
 
 

@@ -1,7 +1,7 @@
 """Request in, verb on the union, reply out: the table of opcodes, and the only place where OSError becomes an errno.
 
-A reply is the bytes to write, or a tuple of buffers, or ``Later``: work that may block and whose result is the reply. This
-module does not know the device, the threads or the mount; the same dispatcher serves a kernel and a test.
+A reply is the bytes to write, or a tuple of buffers, or ``Later``: work that may block and whose result is the reply.
+This module does not know the device, the threads or the mount; the same dispatcher serves a kernel and a test.
 """
 
 from __future__ import annotations
@@ -70,7 +70,10 @@ class Dispatcher(AttributeVerbs, NameVerbs, FileVerbs):
         }
 
     def handle(self, request: Request) -> Reply:
-        """Answer one request. Raises Pending when a copy-up must come first: then the request is to be handled again."""
+        """Answer one request.
+
+        Raises Pending when a copy-up must come first: then the request is to be handled again.
+        """
         opcode = request.opcode
         handler = self._handlers.get(opcode)
         if handler is None:

@@ -1,9 +1,9 @@
 """One directory tree of a stack, reached only through descriptors.
 
 A ``Dir`` is a directory of a layer: it knows its parent and its name there, and opens itself relative to the nearest
-ancestor that is open, so that neither depth nor a rename matters and a symbolic link leads nowhere. A ``DescriptorCache``
-bounds how many of them stay open. This module knows nothing of merging. It runs in whichever thread serves the union;
-only that thread may touch a ``Dir``.
+ancestor that is open, so that neither depth nor a rename matters and a symbolic link leads nowhere. A
+``DescriptorCache`` bounds how many of them stay open. This module knows nothing of merging. It runs in whichever thread
+serves the union; only that thread may touch a ``Dir``.
 """
 
 from __future__ import annotations
@@ -163,7 +163,9 @@ def _parse_dirents(data: bytes) -> list[Entry]:
 
 
 def read_marks(path: bytes | int, *, follow: bool = False) -> ondisk.Marks:
-    """Return the marks of the file at ``path``, or of an open one (then ``follow``), none where the file system has no extended attributes."""
+    """Return the marks of the file at ``path``, or of an open one (then ``follow``), none where the file system has no
+    extended attributes.
+    """
     try:
         names = os.listxattr(path, follow_symlinks=follow)
     except OSError as error:
@@ -197,7 +199,10 @@ class Layer:
         self.root = Dir(self, None, b"", fd)
 
     def open_chain(self, ancestor: int, names: list[bytes]) -> int:
-        """Open the directory at ``names`` beneath the descriptor ``ancestor``, however long the path. Raises OSError."""
+        """Open the directory at ``names`` beneath the descriptor ``ancestor``, however long the path.
+
+        Raises OSError.
+        """
         current, start = ancestor, 0
         while start < len(names):
             end, size = start + 1, len(names[start])
@@ -213,7 +218,9 @@ class Layer:
         return current
 
     def _open_confined(self, directory: int, path: bytes) -> int:
-        """Open to read if that is allowed (EPERM: not with O_NOATIME, in another owner's directory), else to pass through."""
+        """Open to read if that is allowed (EPERM: not with O_NOATIME, in another owner's directory), else to pass
+        through.
+        """
         for flags in (_DIRECTORY | self.noatime, _DIRECTORY):
             try:
                 return files.openat2(directory, path, flags, _CONFINED)

@@ -10,7 +10,7 @@ import errno
 import os
 import stat
 
-from unionfs import ondisk
+from unionfs import errors, ondisk
 from unionfs.layers.layer import DT_CHR, DescriptorCache, Dir, Layer
 from unionfs.syscalls import files
 
@@ -26,13 +26,22 @@ class WritableLayer(Layer):
 
     __slots__ = ("_counter", "dialect", "durable", "work")
 
-    def __init__(self, path: bytes, fd: int, work: int, cache: DescriptorCache, *, durable: bool = True) -> None:
+    def __init__(
+        self,
+        path: bytes,
+        fd: int,
+        work: int,
+        cache: DescriptorCache,
+        *,
+        durable: bool = True,
+        dialect: ondisk.Dialect | None = None,
+    ) -> None:
         super().__init__(path, fd, 0, cache)
         self.work = work
         self.durable = durable
         self._counter = 0
         sweep(work)
-        self.dialect = self.probe_dialect()
+        self.dialect = self.probe_dialect() if dialect is None else self._demand(dialect)
 
     def close(self) -> None:
         """Close the layer's root and its workdir."""
@@ -53,6 +62,15 @@ class WritableLayer(Layer):
             if (devices or not dialect.device_whiteouts) and self._can_mark(dialect):
                 return dialect
         return ondisk.OCI
+
+    def _demand(self, dialect: ondisk.Dialect) -> ondisk.Dialect:
+        """Return ``dialect`` if this file system can hold it. Raises WhiteoutsImpossible."""
+        if dialect.device_whiteouts and not self._can_write_device_whiteouts():
+            raise errors.WhiteoutsImpossible(upper=self.path, dialect=dialect.name, reason="no device 0:0 can be made")
+        if not self._can_mark(dialect):
+            reason = f"no {os.fsdecode(dialect.prefix or b'')}* attribute can be set"
+            raise errors.WhiteoutsImpossible(upper=self.path, dialect=dialect.name, reason=reason)
+        return dialect
 
     def _can_write_device_whiteouts(self) -> bool:
         source, target = self.staging_name(), self.staging_name()
@@ -82,7 +100,10 @@ class WritableLayer(Layer):
     # -- staging -----------------------------------------------------------------------------------------------------
 
     def publish(self, staged: bytes, directory: int, name: bytes, flags: int = 0) -> None:
-        """Rename ``staged`` from the workdir to ``name``: the one step that makes it part of the layer. Raises OSError."""
+        """Rename ``staged`` from the workdir to ``name``: the one step that makes it part of the layer.
+
+        Raises OSError.
+        """
         files.renameat2(self.work, staged, directory, name, flags)
 
     def discard(self, staged: bytes) -> None:
@@ -102,7 +123,10 @@ class WritableLayer(Layer):
         os.close(os.open(name, os.O_CREAT | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=directory))
 
     def remove_whiteout(self, directory: int, name: bytes) -> None:
-        """Take away the AUFS marker that hides ``name``, if there is one. A device whiteout is replaced, never removed first."""
+        """Take away the AUFS marker that hides ``name``, if there is one.
+
+        A device whiteout is replaced, never removed first.
+        """
         try:
             os.unlink(ondisk.aufs_whiteout(name), dir_fd=directory)
         except FileNotFoundError:
@@ -112,7 +136,10 @@ class WritableLayer(Layer):
                 raise
 
     def replace_by_whiteout(self, directory: int, name: bytes, *, is_directory: bool) -> None:
-        """Remove this layer's own ``name`` and hide the lower one, so that at no instant the lower one shows. Raises OSError."""
+        """Remove this layer's own ``name`` and hide the lower one, so that at no instant the lower one shows.
+
+        Raises OSError.
+        """
         if not self.dialect.device_whiteouts:
             self._write_marker(directory, ondisk.aufs_whiteout(name))  # of no effect while the name itself stands
             self.remove(directory, name, is_directory=is_directory)
@@ -164,7 +191,10 @@ class WritableLayer(Layer):
                 os.close(inner)
 
     def mark(self, directory: int, name: bytes, marker: bytes, value: bytes) -> bool:
-        """Set the extended attribute for ``marker``; return False where this layer's dialect has none. Raises OSError."""
+        """Set the extended attribute for ``marker``; return False where this layer's dialect has none.
+
+        Raises OSError.
+        """
         attribute = self.dialect.attribute(marker)
         if attribute is None:
             return False

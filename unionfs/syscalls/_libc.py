@@ -19,4 +19,3 @@ def check(result: int, path: Path = None) -> int:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number), path)
     return result
-

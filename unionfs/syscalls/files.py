@@ -138,7 +138,10 @@ def syncfs(descriptor: int) -> None:
 
 
 def clone_file(source: int, target: int) -> None:
-    """Make ``target`` share all data of ``source`` (reflink); see ioctl_ficlone(2). Raises OSError where that is not to be had."""
+    """Make ``target`` share all data of ``source`` (reflink); see ioctl_ficlone(2).
+
+    Raises OSError where that is not to be had.
+    """
     ioctl(target, FICLONE, source)
 
 
@@ -174,7 +177,10 @@ def statx(directory: int, name: bytes, mask: int = STATX_BASIC_AND_BTIME) -> Sta
 
 
 def file_handle(directory: int, name: bytes) -> tuple[int, bytes]:
-    """Return (type, bytes) of the file handle of ``name``; see name_to_handle_at(2). Raises OSError (EOPNOTSUPP, ENOSYS)."""
+    """Return (type, bytes) of the file handle of ``name``; see name_to_handle_at(2).
+
+    Raises OSError (EOPNOTSUPP, ENOSYS).
+    """
     buffer = ctypes.create_string_buffer(_HANDLE_HEAD.size + _HANDLE_LIMIT)
     _HANDLE_HEAD.pack_into(buffer, 0, _HANDLE_LIMIT, 0)
     mount_id = ctypes.c_int()

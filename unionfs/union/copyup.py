@@ -1,8 +1,8 @@
 """Copy-up: bringing a lower file into the writable layer before its first change, all of it or nothing.
 
-The copy is made whole in the workdir (data with its holes, owner, attributes, mode, times), written to disk, and renamed
-into place. Copying data may take long: a transport that serves others meanwhile sets ``deferring``, gets ``Pending`` with
-the job, runs it in another thread, calls ``finish``, and asks again.
+The copy is made whole in the workdir (data with its holes, owner, attributes, mode, times), written to disk, and
+renamed into place. Copying data may take long: a transport that serves others meanwhile sets ``deferring``, gets
+``Pending`` with the job, runs it in another thread, calls ``finish``, and asks again.
 """
 
 from __future__ import annotations
@@ -133,7 +133,10 @@ class CopyUp:
     # -- directories -------------------------------------------------------------------------------------------------
 
     def directory(self, node: DirNode) -> Dir:
-        """Return the part of ``node`` in the writable layer, making it and its parents where they are not there. Raises OSError."""
+        """Return the part of ``node`` in the writable layer, making it and its parents where they are not there.
+
+        Raises OSError.
+        """
         waiting: list[DirNode] = []
         place: DirNode | None = node
         while place is not None and place.upper is None:
@@ -170,7 +173,10 @@ class CopyUp:
     # -- other files -------------------------------------------------------------------------------------------------
 
     def file(self, node: Node, *, truncate: bool = False) -> None:
-        """Bring ``node`` into the writable layer; ``truncate`` leaves its data behind. Raises OSError, and Pending if deferring."""
+        """Bring ``node`` into the writable layer; ``truncate`` leaves its data behind.
+
+        Raises OSError, and Pending if deferring.
+        """
         if node.in_upper:
             return
         self._wait(node)
@@ -401,7 +407,9 @@ def copy_data(source: int, target: int, size: int) -> None:
 
 
 def _next_extent(source: int, position: int, size: int) -> tuple[int, int]:
-    """Return the next stretch of data at or after ``position`` as (start, end), both ``size`` if none follows (lseek(2))."""
+    """Return the next stretch of data at or after ``position`` as (start, end), both ``size`` if none follows
+    (lseek(2)).
+    """
     try:
         start = os.lseek(source, position, os.SEEK_DATA)
         return start, min(os.lseek(source, start, os.SEEK_HOLE), size)
@@ -464,7 +472,9 @@ def _copy_attribute(source: int | bytes, target: int | bytes, name: bytes) -> No
 
 
 def _set_metadata(target: int, state: os.stat_result) -> None:
-    """Give the open file ``target`` the owner, mode and times of ``state``; the mode last but one, as chown(2) clears bits."""
+    """Give the open file ``target`` the owner, mode and times of ``state``; the mode last but one, as chown(2) clears
+    bits.
+    """
     own = os.fstat(target)
     same = (own.st_uid, own.st_gid) == (state.st_uid, state.st_gid)
     given = same or _gives(lambda: os.fchown(target, state.st_uid, state.st_gid))
@@ -475,8 +485,8 @@ def _set_metadata(target: int, state: os.stat_result) -> None:
 def _gives(chown: Callable[[], None]) -> bool:
     """Tell whether ``chown`` could give a copy to the owner of the original.
 
-    Without privilege (EPERM), or with an owner unknown to the user namespace (EINVAL), the copy belongs to who makes it, and
-    is then never set-id: as ``cp -p`` does it.
+    Without privilege (EPERM), or with an owner unknown to the user namespace (EINVAL), the copy belongs to who makes
+    it, and is then never set-id: as ``cp -p`` does it.
     """
     try:
         chown()
@@ -488,7 +498,10 @@ def _gives(chown: Callable[[], None]) -> bool:
 
 
 def copy_metadata(source: int, directory: int, name: bytes) -> None:
-    """Give the directory ``name`` the attributes, owner, mode and times of the open directory ``source``. Raises OSError."""
+    """Give the directory ``name`` the attributes, owner, mode and times of the open directory ``source``.
+
+    Raises OSError.
+    """
     copied = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
     try:
         copy_attributes(source, copied)

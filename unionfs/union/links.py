@@ -1,9 +1,9 @@
 """Files with several names: one file stays one file when it is copied up through one of them.
 
 As with the kernel's ``index=on``: the copy stands in ``index/`` of the workdir under a name made from the lower file's
-handle, and every name in the writable layer is a link to it. ``overlay.nlink`` holds what to add to its link count. Where
-there is no such attribute, and for a file that lost a name before it was ever copied, a symbolic link in ``links/`` of
-the workdir, whose target is that number, does the same.
+handle, and every name in the writable layer is a link to it. ``overlay.nlink`` holds what to add to its link count.
+Where there is no such attribute, and for a file that lost a name before it was ever copied, a symbolic link in
+``links/`` of the workdir, whose target is that number, does the same.
 """
 
 from __future__ import annotations
@@ -72,7 +72,9 @@ class LinkIndex:
     # -- copy-up -----------------------------------------------------------------------------------------------------
 
     def enter(self, node: Node, staged: bytes, state: os.stat_result) -> None:
-        """Move the staged copy of a lower file with several names into the index; it is the home of ``node`` from now on."""
+        """Move the staged copy of a lower file with several names into the index; it is the home of ``node`` from now
+        on.
+        """
         directory = self.directory
         if directory is None:
             os.mkdir(b"index", 0o700, dir_fd=self.base)
@@ -164,7 +166,9 @@ class LinkIndex:
     # -- lookup ------------------------------------------------------------------------------------------------------
 
     def find(self, place: Dir, name: bytes, state: os.stat_result) -> tuple[bytes, os.stat_result] | None:
-        """If a lower file was copied up through another of its names, return the copy's name in the index and attributes."""
+        """If a lower file was copied up through another of its names, return the copy's name in the index and
+        attributes.
+        """
         directory = self.directory
         if directory is None:
             return None

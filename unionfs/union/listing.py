@@ -29,7 +29,10 @@ class Listing:
         self.inos = array("Q")
 
     def reaches(self, position: int) -> bool:
-        """Tell whether there is an entry at ``position``, reading on from the layers as far as that needs. Raises OSError."""
+        """Tell whether there is an entry at ``position``, reading on from the layers as far as that needs.
+
+        Raises OSError.
+        """
         while position >= len(self.names):
             found = next(self._source, None) if self._source is not None else None
             if found is None:

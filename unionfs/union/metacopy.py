@@ -14,6 +14,7 @@ import stat
 from unionfs import ondisk
 from unionfs.layers.layer import Dir, read_marks
 from unionfs.syscalls import files
+from unionfs.union import pieces
 from unionfs.union.nodes import Data, Node
 
 TYPE_CHECKING = False
@@ -110,8 +111,12 @@ class _Search:
         return _in_data_layers(self._view.data_layers, redirect)
 
     def _turn(self, redirect: bytes, beside: tuple[Dir, ...]) -> tuple[tuple[Dir, ...], bytes]:
-        directory, slash, name = redirect.rpartition(b"/")
-        return (self._view.redirected(directory + b"/", (), self._above) if slash else beside), name
+        names = ondisk.redirect_names(redirect)
+        if not names:
+            return (), b""
+        if redirect.startswith(b"/"):
+            beside = self._view.below(names[:-1], self._above)
+        return beside, names[-1]
 
     def _next(self, beside: tuple[Dir, ...], name: bytes) -> tuple[Dir, ondisk.Marks] | None:
         """Return the next regular file called ``name`` further down, None if something else comes first."""
@@ -124,16 +129,17 @@ class _Search:
                 if part.has(ondisk.aufs_whiteout(name)):
                     return None
                 continue
-            deletes = not state.st_size and part.is_xattr_whiteout(name)
+            deletes = not state.st_size and pieces.is_whiteout(part, name, state)
             return (part, part.marks(name)) if stat.S_ISREG(state.st_mode) and not deletes else None
         return None
 
 
 def _in_data_layers(layers: list[Layer], redirect: bytes | None) -> Place | None:
     """Return the regular file that an absolute redirect names in the first data-only layer that has it."""
-    if redirect is None or not redirect.startswith(b"/"):
+    names = ondisk.redirect_names(redirect) if redirect is not None and redirect.startswith(b"/") else []
+    if not names:
         return None
-    *directories, name = (part for part in redirect.split(b"/") if part)
+    *directories, name = names
     for layer in layers:
         place = layer.root
         for directory in directories:

@@ -64,7 +64,10 @@ class Mutations:
     # -- creation ----------------------------------------------------------------------------------------------------
 
     def create(self, parent: DirNode, name: bytes, mode: int, caller: Caller) -> tuple[Node, os.stat_result, int]:
-        """Create a regular file; return its node, attributes and a descriptor open for reading and writing. Raises OSError."""
+        """Create a regular file; return its node, attributes and a descriptor open for reading and writing.
+
+        Raises OSError.
+        """
         opened: list[int] = []
 
         def make(directory: int, name: bytes) -> None:
@@ -111,7 +114,12 @@ class Mutations:
         place = self.copyup.directory(parent)
         mode = self._masked(parent, mode, caller)
         descriptor = os.open(b".", os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, mode, dir_fd=place.descriptor())
-        self._own(caller, mode, lambda uid, gid: os.fchown(descriptor, uid, gid), lambda: os.fchmod(descriptor, mode & _PERMISSIONS))
+        self._own(
+            caller,
+            mode,
+            lambda uid, gid: os.fchown(descriptor, uid, gid),
+            lambda: os.fchmod(descriptor, mode & _PERMISSIONS),
+        )
         state = os.fstat(descriptor)
         node = Node(self.view.nodes.new_id(), parent, b"", self.view.ino(state))
         node.parent = None
@@ -120,7 +128,9 @@ class Mutations:
         return node, state, descriptor
 
     def _make(self, parent: DirNode, name: bytes, mode: int, caller: Caller, make: Maker) -> None:
-        """Let ``make`` create ``name``: in its place if that is right at once, otherwise in the workdir and then renamed."""
+        """Let ``make`` create ``name``: in its place if that is right at once, otherwise in the workdir and then
+        renamed.
+        """
         if ondisk.is_reserved_name(name):
             raise error(errno.EPERM, name)
         place = self.copyup.directory(parent).descriptor()
@@ -317,7 +327,9 @@ class Mutations:
         self.gone(parent, name, node, in_upper=in_upper)
 
     def stands_in_upper(self, parent: DirNode, name: bytes, node: AnyNode) -> bool:
-        """Tell whether the writable layer itself has this name of ``node``, which an index entry alone does not make so."""
+        """Tell whether the writable layer itself has this name of ``node``, which an index entry alone does not make
+        so.
+        """
         if isinstance(node, DirNode):
             return node.upper is not None
         if not node.owned or node.home is None:
@@ -351,7 +363,10 @@ class Mutations:
     # -- attributes --------------------------------------------------------------------------------------------------
 
     def change(self, node: AnyNode, *, truncate: bool = False) -> None:
-        """Bring ``node`` into the writable layer because it is about to change. Raises OSError, and Pending if deferring."""
+        """Bring ``node`` into the writable layer because it is about to change.
+
+        Raises OSError, and Pending if deferring.
+        """
         if isinstance(node, DirNode):
             if node.descriptor < 0:
                 self.copyup.directory(node)
@@ -414,7 +429,9 @@ class Mutations:
         self.own(node)
         if isinstance(node, DirNode) and name == _DEFAULT_ACL.encode():
             node.default_acl = None
-        os.setxattr(self.view.proc_path(node), ondisk.escape_attribute(name), value, flags, follow_symlinks=node.descriptor >= 0)
+        os.setxattr(
+            self.view.proc_path(node), ondisk.escape_attribute(name), value, flags, follow_symlinks=node.descriptor >= 0
+        )
 
     def removexattr(self, node: AnyNode, name: bytes) -> None:
         """Remove an extended attribute; an ACL need not be there (acl(5)). Raises OSError (ENODATA)."""

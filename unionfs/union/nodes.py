@@ -1,8 +1,8 @@
 """The table of the files that somebody knows: ids, names, parents, where each one's data is.
 
-A node knows its parent, its name, and its place in a layer, so that a rename moves a link in this table and nothing else.
-A node lives as long as somebody counts on it: the kernel, by its lookups; its children; or an open file. All that a new
-server would need in order to go on is here. This module makes no system call but closing descriptors.
+A node knows its parent, its name, and its place in a layer, so that a rename moves a link in this table and nothing
+else. A node lives as long as somebody counts on it: the kernel, by its lookups; its children; or an open file. All that
+a new server would need in order to go on is here. This module makes no system call but closing descriptors.
 """
 
 from __future__ import annotations
@@ -83,7 +83,8 @@ class Data:
 class Links:
     """What is known of a file with several names: which they are, its keys in the table, and how its links are counted.
 
-    ``delta`` is what to add to the real file's st_nlink: names that stand in lower layers alone, minus the index's link.
+    ``delta`` is what to add to the real file's st_nlink: names that stand in lower layers alone, minus the index's
+    link.
     """
 
     __slots__ = ("delta", "keys", "names")
@@ -104,8 +105,8 @@ class DirNode:
         "children",
         "default_acl",
         "descriptor",
-        "impure",
         "id",
+        "impure",
         "ino",
         "listing",
         "lookups",
@@ -219,13 +220,17 @@ class NodeTable:
             node.parent, node.name = target
         target[0].children[target[1]] = node
 
-    def exchange(self, node: AnyNode, place: tuple[DirNode, bytes], other: AnyNode, target: tuple[DirNode, bytes]) -> None:
+    def exchange(
+        self, node: AnyNode, place: tuple[DirNode, bytes], other: AnyNode, target: tuple[DirNode, bytes]
+    ) -> None:
         """Let two nodes change places."""
         self.move(node, place, target)
         self.move(other, target, place)
 
     def forget(self, node: AnyNode, count: int) -> None:
-        """Take back ``count`` lookups; a node on which nobody counts any longer leaves the table, and so may its parents."""
+        """Take back ``count`` lookups; a node on which nobody counts any longer leaves the table, and so may its
+        parents.
+        """
         node.lookups -= count
         waiting: list[AnyNode] = [node]
         while waiting:

@@ -114,7 +114,9 @@ class Renames:
             os.unlink(name, dir_fd=start)
 
     def _clear(self, parent: Dir, name: bytes, directory: Dir) -> None:
-        """Empty a directory that may hold whiteouts, so that it can be renamed over, while it goes on hiding lower ones."""
+        """Empty a directory that may hold whiteouts, so that it can be renamed over, while it goes on hiding lower
+        ones.
+        """
         if next(directory.entries(), None) is None:
             return
         if not self.upper.dialect.device_whiteouts:
@@ -190,7 +192,9 @@ class Renames:
             self.upper.mark_opaque(directory, place[1])
 
     def _redirect(self, directory: int, name: bytes, node: DirNode) -> bool:
-        """Write down where the lower parts of ``node`` are; False if this layer has no way to (overlayfs.rst, "redirect_dir")."""
+        """Write down where the lower parts of ``node`` are; False if this layer has no way to (overlayfs.rst,
+        "redirect_dir").
+        """
         return self._write_redirect(directory, name, _lower_path(node))
 
     def _write_redirect(self, directory: int, name: bytes, path: bytes) -> bool:
@@ -246,7 +250,8 @@ class Renames:
 def _lower_path(node: DirNode) -> bytes:
     """Return where the lower parts of a directory stand in the lower layers as they merge without the writable one.
 
-    That is its path, but for what the redirects of the writable layer have moved (ovl_get_redirect in fs/overlayfs/dir.c).
+    That is its path, but for what the redirects of the writable layer have moved (ovl_get_redirect in
+    fs/overlayfs/dir.c).
     """
     names: list[bytes] = []
     place: DirNode | None = node

@@ -1,8 +1,8 @@
 """Opening a stack: layers, writable layer and workdir, with all that is wrong with them said before anything starts.
 
-Each lower layer is a clone of its mount without what is mounted below it, where the system allows that (open_tree(2)): it
-holds neither /proc nor the stack that is about to be mounted in it. The writable layer and its workdir are locked for as
-long as they are open, so that no second server changes them.
+Each lower layer is a clone of its mount without what is mounted below it, where the system allows that (open_tree(2)):
+it holds neither /proc nor the stack that is about to be mounted in it. The writable layer and its workdir are locked
+for as long as they are open, so that no second server changes them.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import fcntl
 import os
 import resource
 
-from unionfs import errors
+from unionfs import errors, ondisk
 from unionfs.layers.layer import DescriptorCache, Layer
 from unionfs.layers.writable import WritableLayer
 from unionfs.syscalls import mounts
@@ -121,7 +121,8 @@ def open_stack(config: Config, *, own_process: bool = True) -> Stack:
 
 
 def open_to_read(config: Config) -> View:
-    """Open the layers to look at them, also while a server uses them: no lock is taken and nothing changed. Raises LayerError.
+    """Open the layers to look at them, also while a server uses them: no lock is taken and nothing changed. Raises
+    LayerError.
 
     The view is to be closed with :func:`close_view`.
     """
@@ -229,7 +230,9 @@ def can_clone() -> bool:
 
 
 def clone(plain: int) -> int:
-    """Return the same directory opened in a mount of its own, with nothing mounted below it; ``plain`` where that fails."""
+    """Return the same directory opened in a mount of its own, with nothing mounted below it; ``plain`` where that
+    fails.
+    """
     try:
         tree = mounts.clone_tree(plain, b"")
     except OSError:
@@ -280,10 +283,20 @@ def _open_writable(config: Config, opened: list[int], cache: DescriptorCache) ->
         lock(descriptor, path)
     work = _open_work(base, config)
     opened.append(work)
-    upper = WritableLayer(config.upper, top, work, cache, durable=not config.volatile)
+    dialect = None if config.whiteouts is None else demanded_dialect(config.whiteouts)
+    upper = WritableLayer(config.upper, top, work, cache, durable=not config.volatile, dialect=dialect)
     if config.volatile:
         _mark_volatile(work)
     return upper, base
+
+
+def demanded_dialect(name: str) -> ondisk.Dialect:
+    """Return the dialect that a user has named. Raises UsageError."""
+    dialect = ondisk.dialect_named(name)
+    if dialect is None:
+        known = ", ".join(dialect.name for dialect in ondisk.DIALECTS)
+        raise errors.UsageError(problem=f"no such kind of whiteouts: '{name}'; there are {known}")
+    return dialect
 
 
 def _check_writable(path: bytes, descriptor: int) -> None:

@@ -11,9 +11,9 @@ import os
 import stat
 
 from unionfs import ondisk
-from unionfs.layers.layer import DT_CHR, DT_DIR, DT_REG, DT_UNKNOWN, Dir, Layer, read_marks
+from unionfs.layers.layer import DT_DIR, Dir, Layer, read_marks
 from unionfs.syscalls import process
-from unionfs.union import metacopy
+from unionfs.union import metacopy, pieces
 from unionfs.union.listing import Listing
 from unionfs.union.nodes import ROOT_ID, AnyNode, DirNode, InodeKey, Node, NodeTable
 
@@ -21,7 +21,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from unionfs.layers.layer import DescriptorCache, Entry
+    from unionfs.layers.layer import DescriptorCache
     from unionfs.union.links import LinkIndex
     from unionfs.union.listing import Found
 
@@ -82,7 +82,10 @@ class View:
     # -- lookup ------------------------------------------------------------------------------------------------------
 
     def lookup(self, parent: DirNode, name: bytes) -> tuple[AnyNode, os.stat_result] | None:
-        """Return the node called ``name`` in ``parent`` with its attributes, None where there is none. Raises OSError."""
+        """Return the node called ``name`` in ``parent`` with its attributes, None where there is none.
+
+        Raises OSError.
+        """
         node = parent.children.get(name)
         if node is not None:
             return node, self.stat(node)
@@ -95,7 +98,10 @@ class View:
         return self._new_file(parent, name, place, state)
 
     def find(self, parent: DirNode, name: bytes) -> Lower | None:
-        """Return the layer directory whose ``name`` shows in ``parent``, with that file's attributes. Raises OSError."""
+        """Return the layer directory whose ``name`` shows in ``parent``, with that file's attributes.
+
+        Raises OSError.
+        """
         if len(name) > NAME_MAX_BYTES:
             raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), name)
         if name.startswith(ondisk.WHITEOUT_PREFIX):
@@ -110,7 +116,7 @@ class View:
             if found is not None and self._deleted_by_marker(upper, name):
                 return None
             return found
-        if not state.st_size and _is_whiteout(upper, name, state):
+        if not state.st_size and pieces.is_whiteout(upper, name, state):
             return None
         return upper, state
 
@@ -134,7 +140,7 @@ class View:
             state = os.stat(name, dir_fd=place.fd if place.fd >= 0 else place.descriptor(), follow_symlinks=False)
         except FileNotFoundError:
             return None
-        if not state.st_size and _is_whiteout(place, name, state):
+        if not state.st_size and pieces.is_whiteout(place, name, state):
             return None
         return place, state
 
@@ -149,7 +155,7 @@ class View:
             node.upper = part
             lowers = node.lowers = self._below_upper(node)
             if lowers:
-                node.ino = self.ino(_stat_dir(lowers[0]))
+                node.ino = self.ino(pieces.stat_directory(lowers[0]))
         else:
             node.seed = (part,)
         self.nodes.attach(node)
@@ -183,7 +189,9 @@ class View:
                 (self.index.read_delta if in_upper else self.index.read_lost_names)(node, state)
         return node, state
 
-    def _indexed(self, home: Dir | None, name: bytes, state: os.stat_result) -> tuple[Dir | None, bytes, os.stat_result]:
+    def _indexed(
+        self, home: Dir | None, name: bytes, state: os.stat_result
+    ) -> tuple[Dir | None, bytes, os.stat_result]:
         """Return where a file with several names is at home, if that is the index, and its attributes there."""
         assert self.index is not None
         if home is None:
@@ -249,7 +257,7 @@ class View:
         """Return the lower directories called ``name``, down to the first layer that has something else there."""
         lowers = self.enter(parent)
         if len(lowers) < 2:
-            return _directories(lowers, name)
+            return pieces.named(lowers, name)
         if parent.table is None:
             parent.table = self._read_table(lowers)
         positions = parent.table.get(name)
@@ -265,7 +273,7 @@ class View:
         parts: list[Dir] = []
         bottom = self.lowers[-1]
         for part in candidates:
-            if _ends_here(part):
+            if pieces.ends_at(part):
                 break
             parts.append(part)
             if part.layer is bottom:
@@ -285,15 +293,22 @@ class View:
     def redirected(self, redirect: bytes, beside: tuple[Dir, ...], above: int = 0) -> tuple[Dir, ...]:
         """Return the directories that ``redirect`` names in the layers below number ``above``.
 
-        An absolute redirect starts at the roots of these layers, any other one names a sibling (overlayfs.rst, "redirect_dir").
+        An absolute redirect starts at the roots of these layers, any other one names a sibling (overlayfs.rst,
+        "redirect_dir").
         """
+        names = ondisk.redirect_names(redirect)
+        if not names:
+            return ()
         if not redirect.startswith(b"/"):
             below = tuple(part for part in beside if part.layer.index > above)
-            return self._stack(_directories(below, redirect), below)
+            return self._stack(pieces.named(below, redirect), below)
+        return self.below(names, above)
+
+    def below(self, names: list[bytes], above: int) -> tuple[Dir, ...]:
+        """Return the directories at the path ``names`` in the layers below number ``above``, as they merge there."""
         parts = self._stack(layer.root for layer in self.lowers if layer.index > above)
-        for name in redirect.split(b"/"):
-            if name:
-                parts = self._stack(_directories(parts, name), parts)
+        for name in names:
+            parts = self._stack(pieces.named(parts, name), parts)
         return parts
 
     def _read_table(self, lowers: tuple[Dir, ...]) -> dict[bytes, int | tuple[int, ...]]:
@@ -302,7 +317,7 @@ class View:
         closed: set[bytes] = set()
         for position, part in enumerate(lowers):
             deleted: list[bytes] = []
-            for name, kind, _ino in _typed(part, deleted):
+            for name, kind, _ino in pieces.shown(part, deleted):
                 known = table.get(name)
                 if known is None:
                     if name not in closed:
@@ -333,12 +348,10 @@ class View:
             if seen is not None:
                 seen.update(deleted)
 
-    def _unseen(
-        self, node: DirNode, part: Dir, seen: set[bytes] | None, deleted: list[bytes]
-    ) -> Iterator[Found]:
+    def _unseen(self, node: DirNode, part: Dir, seen: set[bytes] | None, deleted: list[bytes]) -> Iterator[Found]:
         own = part.layer is self.upper
         dev = part.layer.dev
-        for name, kind, ino in _typed(part, deleted):
+        for name, kind, ino in pieces.shown(part, deleted):
             if seen is not None:
                 if name in seen:
                     continue
@@ -360,7 +373,7 @@ class View:
         if node.descriptor >= 0:
             return os.stat(node.descriptor)
         if isinstance(node, DirNode):
-            return _stat_dir(node.upper or node.seed[0])
+            return pieces.stat_directory(node.upper or node.seed[0])
         home = node.home
         if home is None:
             assert node.parent is not None and node.parent.upper is not None
@@ -369,7 +382,10 @@ class View:
         return os.stat(node.home_name, dir_fd=home.fd if home.fd >= 0 else home.descriptor(), follow_symlinks=False)
 
     def place(self, node: AnyNode) -> tuple[int, bytes]:
-        """Return a directory descriptor and the name in it at which the real file behind ``node`` stands. Raises OSError."""
+        """Return a directory descriptor and the name in it at which the real file behind ``node`` stands.
+
+        Raises OSError.
+        """
         if isinstance(node, DirNode):
             part = node.upper or node.seed[0]
             return (part.descriptor(), b".") if part.parent is None else (part.parent.descriptor(), part.name)
@@ -381,7 +397,10 @@ class View:
         return node.parent.upper.descriptor(), node.name
 
     def proc_path(self, node: AnyNode) -> bytes:
-        """Return a path to the real file for calls that take no descriptor; follow no link at its end. Raises OSError."""
+        """Return a path to the real file for calls that take no descriptor; follow no link at its end.
+
+        Raises OSError.
+        """
         if node.descriptor >= 0:
             return b"/proc/self/fd/%d" % node.descriptor
         directory, name = self.place(node)
@@ -408,7 +427,9 @@ class View:
         if name.startswith(ondisk.FUSE_OVERLAYFS_PREFIX):
             raise OSError(errno.ENODATA, os.strerror(errno.ENODATA), name)
         try:
-            return os.getxattr(self.proc_path(node), ondisk.escape_attribute(name), follow_symlinks=node.descriptor >= 0)
+            return os.getxattr(
+                self.proc_path(node), ondisk.escape_attribute(name), follow_symlinks=node.descriptor >= 0
+            )
         except OSError as error:
             if error.errno == errno.EOPNOTSUPP and name.startswith(_ACL_PREFIX):
                 error.errno = errno.ENODATA  # or the kernel would refuse every access to a file that can have no ACL
@@ -436,75 +457,8 @@ class View:
             return 1 if node.upper is not None and node.lowers else state.st_nlink
         if node.links is not None:
             return max(0, state.st_nlink + node.links.delta)
-        return state.st_nlink if node.in_upper or node.parent is not None else 0
+        return state.st_nlink if node.owned or node.parent is not None else 0
 
     def key(self, state: os.stat_result) -> InodeKey:
         """Return what identifies a real file."""
         return state.st_dev, state.st_ino
-
-
-def _stat_dir(part: Dir) -> os.stat_result:
-    if part.fd >= 0:
-        return os.stat(part.fd)
-    assert part.parent is not None
-    return os.stat(part.name, dir_fd=part.parent.descriptor(), follow_symlinks=False)
-
-
-def _directories(parts: Iterable[Dir], name: bytes) -> Iterator[Dir]:
-    """Yield the directories called ``name`` in ``parts``, ending at the first whiteout or file of that name."""
-    for part in parts:
-        try:
-            state = os.stat(name, dir_fd=part.descriptor(), follow_symlinks=False)
-        except FileNotFoundError:
-            state = None
-        if state is not None:
-            if not stat.S_ISDIR(state.st_mode):
-                return
-            yield Dir(part.layer, part, name)
-        if part.has(ondisk.aufs_whiteout(name)):
-            return
-
-
-def _ends_here(part: Dir) -> bool:
-    """Tell whether a layer ends at this directory: because something is mounted there (openat2(2)), or it is hidden."""
-    try:
-        descriptor = part.descriptor()
-    except OSError as error:
-        if error.errno != errno.EXDEV:
-            raise
-        return True
-    hidden = part.layer.hidden
-    if not hidden:
-        return False
-    state = os.stat(descriptor)
-    return (state.st_dev, state.st_ino) in hidden
-
-
-def _typed(part: Dir, deleted: list[bytes]) -> Iterator[Entry]:
-    """Yield the names of one layer's directory that show, and add to ``deleted`` those that it hides below itself."""
-    for name, kind, ino in part.entries():
-        if name.startswith(ondisk.WHITEOUT_PREFIX):
-            hidden = ondisk.hidden_by(name)
-            if hidden is not None:
-                deleted.append(hidden)
-            continue
-        if kind == DT_UNKNOWN:
-            kind = stat.S_IFMT(os.stat(name, dir_fd=part.descriptor(), follow_symlinks=False).st_mode) >> 12
-        if kind == DT_CHR and _is_device_whiteout(part, name):
-            deleted.append(name)
-            continue
-        if kind == DT_REG and part.is_xattr_whiteout(name):
-            deleted.append(name)
-            continue
-        yield name, kind, ino
-
-
-def _is_device_whiteout(part: Dir, name: bytes) -> bool:
-    state = os.stat(name, dir_fd=part.descriptor(), follow_symlinks=False)
-    return ondisk.is_whiteout(state.st_mode, state.st_rdev)
-
-
-def _is_whiteout(part: Dir, name: bytes, state: os.stat_result) -> bool:
-    """Tell whether an empty file deletes its name."""
-    kind = state.st_mode & _S_IFMT
-    return (kind == _S_IFCHR and state.st_rdev == 0) or (kind == _S_IFREG and part.is_xattr_whiteout(name))

@@ -336,7 +336,8 @@ class Writing(Reading):
             if length < 0 or not modes.S_ISREG(state.st_mode):
                 raise error(errno.EINVAL)
             if length == state.st_size:
-                edit.change(node)  # truncate(2), unlike ftruncate(2), then leaves the times alone
+                edit.change(node)
+                os.truncate(self._stack.view.proc_path(node), length)  # unlike ftruncate(2), may leave the times alone
             else:
                 edit.truncate(node, length)
 

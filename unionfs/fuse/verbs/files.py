@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from unionfs.fuse.verbs.base import Buffers, Reply
     from unionfs.fuse.wire.requests import Request
-    from unionfs.union.nodes import AnyNode, Node
+    from unionfs.union.nodes import Node
 
 _SMALL_BYTES = 1 << 18  # what is copied before another thread would have taken over
 _RWF_NOWAIT = getattr(os, "RWF_NOWAIT", 0)
@@ -55,7 +55,9 @@ class FileVerbs(Verbs):
         return replies.ok(request.unique)
 
     def _read(self, request: Request) -> Reply:
-        """Answer from the page cache at once; what is not there is for another thread to wait for (preadv2(2), RWF_NOWAIT)."""
+        """Answer from the page cache at once; what is not there is for another thread to wait for (preadv2(2),
+        RWF_NOWAIT).
+        """
         _fh, offset, size = request.args[:3]
         descriptor, owned = self.files.borrow(self._file(request.nodeid))
         unique = request.unique

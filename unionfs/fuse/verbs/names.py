@@ -86,7 +86,10 @@ class NameVerbs(Verbs):
         return self._list(request, plus=True)
 
     def _list(self, request: Request, *, plus: bool) -> Reply:
-        """Fill one buffer. Offsets are positions in the listing, after ``.`` and ``..``; each entry names the next one."""
+        """Fill one buffer.
+
+        Offsets are positions in the listing, after ``.`` and ``..``; each entry names the next one.
+        """
         node = self._directory(request.nodeid)
         buffer = replies.DirentBuffer(request.args[2])
         offset = request.args[1]
