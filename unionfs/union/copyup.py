@@ -360,8 +360,9 @@ class CopyUp:
         assert node.parent is not None
         self.directory(node.parent)
         origin = self.index.origin(node.home, node.home_name) if node.home is not None else None
-        if origin is not None and self.upper.mark(self.upper.work, staged, ondisk.ORIGIN, origin):
-            self._mark_impure(node.parent)
+        if origin is not None:
+            self.upper.mark(self.upper.work, staged, ondisk.ORIGIN, origin)
+        self._mark_impure(node.parent)
         if state.st_nlink > 1:
             self.index.enter(node, staged, state)
             staged = self.index.link_out(node)
