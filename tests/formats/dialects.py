@@ -1,4 +1,4 @@
-"""Layers written by hand in each dialect: how a test deletes a name, hides a directory's lower parts, and looks around."""
+"""Layers written by hand in each dialect: how a test deletes a name, hides what is below a directory, looks around."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def attribute(name: str, value: bytes = b"y") -> Make:
 
 
 def empty_file(prefix: str) -> Make:
-    """Return what deletes a path with an empty file that has an attribute, in a directory that says that it holds such."""
+    """Return what deletes a path with an empty file that has an attribute, in a directory that says so."""
 
     def delete(path: Path) -> None:
         path.touch()
@@ -84,7 +84,7 @@ def write(layer: Path, content: Mapping[str, str]) -> None:
 
 
 class Looker:
-    """Looks at a tree through a mount or through a ``Union``, with the same few words; paths are relative to its root."""
+    """Looks at a tree through a mount or a ``Union``, with the same few words; paths are relative to its root."""
 
     def __init__(self, root: Path | unionfs.Union) -> None:
         self.root = root

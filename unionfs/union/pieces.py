@@ -1,0 +1,91 @@
+"""What one layer's directory says: which names it shows, which it deletes further down, and where the layer ends.
+
+The merged view is made of such pieces; this module knows nothing of it. Reads only, as overlayfs.rst has it.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+
+from unionfs import ondisk
+from unionfs.layers.layer import DT_CHR, DT_REG, DT_UNKNOWN, Dir
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from unionfs.layers.layer import Entry
+
+_S_IFMT = 0o170000
+_S_IFCHR = stat.S_IFCHR
+_S_IFREG = stat.S_IFREG
+
+
+def stat_directory(part: Dir) -> os.stat_result:
+    """Return the attributes of a directory of one layer. Raises OSError."""
+    if part.fd >= 0:
+        return os.stat(part.fd)
+    assert part.parent is not None
+    return os.stat(part.name, dir_fd=part.parent.descriptor(), follow_symlinks=False)
+
+
+def named(parts: Iterable[Dir], name: bytes) -> Iterator[Dir]:
+    """Yield the directories called ``name`` in ``parts``, ending at the first whiteout or file of that name."""
+    for part in parts:
+        try:
+            state = os.stat(name, dir_fd=part.descriptor(), follow_symlinks=False)
+        except FileNotFoundError:
+            state = None
+        if state is not None:
+            if not stat.S_ISDIR(state.st_mode):
+                return
+            yield Dir(part.layer, part, name)
+        if part.has(ondisk.aufs_whiteout(name)):
+            return
+
+
+def ends_at(part: Dir) -> bool:
+    """Tell whether a layer ends at this directory: because something is mounted there (openat2(2)), or it is hidden."""
+    try:
+        descriptor = part.descriptor()
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        return True
+    hidden = part.layer.hidden
+    if not hidden:
+        return False
+    state = os.stat(descriptor)
+    return (state.st_dev, state.st_ino) in hidden
+
+
+def shown(part: Dir, deleted: list[bytes]) -> Iterator[Entry]:
+    """Yield the names of one layer's directory that show, and add to ``deleted`` those that it hides below itself."""
+    for name, kind, ino in part.entries():
+        if name.startswith(ondisk.WHITEOUT_PREFIX):
+            hidden = ondisk.hidden_by(name)
+            if hidden is not None:
+                deleted.append(hidden)
+            continue
+        if kind == DT_UNKNOWN:
+            kind = stat.S_IFMT(os.stat(name, dir_fd=part.descriptor(), follow_symlinks=False).st_mode) >> 12
+        if kind == DT_CHR and _is_device_whiteout(part, name):
+            deleted.append(name)
+            continue
+        if kind == DT_REG and part.is_xattr_whiteout(name):
+            deleted.append(name)
+            continue
+        yield name, kind, ino
+
+
+def _is_device_whiteout(part: Dir, name: bytes) -> bool:
+    state = os.stat(name, dir_fd=part.descriptor(), follow_symlinks=False)
+    return ondisk.is_whiteout(state.st_mode, state.st_rdev)
+
+
+def is_whiteout(part: Dir, name: bytes, state: os.stat_result) -> bool:
+    """Tell whether an empty file deletes its name."""
+    kind = state.st_mode & _S_IFMT
+    return (kind == _S_IFCHR and state.st_rdev == 0) or (kind == _S_IFREG and part.is_xattr_whiteout(name))
