@@ -13,6 +13,7 @@ import stat
 
 from unionfs import ondisk
 from unionfs.syscalls import files
+from unionfs.union.copying import CAPABILITY, capability, copy_attributes, copy_data, free, gives, set_metadata
 from unionfs.union.nodes import AnyNode, Data, DirNode, Node
 
 TYPE_CHECKING = False
@@ -26,10 +27,6 @@ if TYPE_CHECKING:
 
     Settle = Callable[[int, os.stat_result], None]
 
-_CHUNK_BYTES = 8 << 20
-_CREATE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-_PUNCH_HOLE = 3  # FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, fallocate(2)
-_CAPABILITY = "security.capability"
 #: What says that the data is elsewhere; the redirect says where, and means nothing without the other.
 _DATA_MARKS = {
     os.fsdecode(prefix + marker)
@@ -38,8 +35,6 @@ _DATA_MARKS = {
 }
 _CREATE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _WITHOUT_SET_ID = 0o1777
-_UNSUPPORTED = (errno.EOPNOTSUPP, errno.EPERM, errno.EACCES, errno.EINVAL)
-_NO_REFLINK = (errno.EOPNOTSUPP, errno.EXDEV, errno.EINVAL, errno.ENOTTY, errno.ENOSYS, errno.EPERM, errno.EBADF)
 
 
 class Pending(Exception):
@@ -281,7 +276,7 @@ class CopyUp:
             data.place, data.name = node.data.place, node.data.name
         assert node.parent is not None
         self.directory(node.parent)
-        self._mark_impure(node.parent)
+        self.mark_impure(node.parent)
         staged = self.upper.staging_name()
         target = os.open(staged, _CREATE, 0o600, dir_fd=self.upper.work)
         try:
@@ -306,7 +301,7 @@ class CopyUp:
             if job.size:
                 job.source = self.view.open(node, os.O_RDONLY)
             job.target = self.view.open_own(node, os.O_RDWR)
-            job.capability = _capability(job.target)
+            job.capability = capability(job.target)
         except OSError:
             job.close()
             raise
@@ -320,10 +315,10 @@ class CopyUp:
         node.data.frozen = None
         try:
             if job.error is not None:
-                _free(target, job.size)
-            _set_metadata(target, job.state)
+                free(target, job.size)
+            set_metadata(target, job.state)
             if job.capability is not None:
-                os.setxattr(target, _CAPABILITY, job.capability)
+                os.setxattr(target, CAPABILITY, job.capability)
             if job.error is not None:
                 raise job.error
             for name in set(os.listxattr(target)) & _DATA_MARKS:
@@ -340,7 +335,7 @@ class CopyUp:
 
     def settle(self, target: int, state: os.stat_result) -> None:
         """Give the open copy ``target`` owner, mode and times of ``state``; in any thread. Raises OSError."""
-        _set_metadata(target, state)
+        set_metadata(target, state)
 
     def make_special(self, staged: bytes, state: os.stat_result) -> None:
         """Make the copy of a FIFO, socket or device in the workdir. Raises OSError."""
@@ -349,7 +344,7 @@ class CopyUp:
     def settle_special(self, staged: bytes, state: os.stat_result) -> None:
         """Give the copy ``staged`` of a file that cannot be opened owner and mode of ``state``. Raises OSError."""
         work = self.upper.work
-        given = _gives(lambda: os.chown(staged, state.st_uid, state.st_gid, dir_fd=work, follow_symlinks=False))
+        given = gives(lambda: os.chown(staged, state.st_uid, state.st_gid, dir_fd=work, follow_symlinks=False))
         if not stat.S_ISLNK(state.st_mode):
             files.fchmodat(work, staged, state.st_mode if given else state.st_mode & _WITHOUT_SET_ID)
 
@@ -362,7 +357,7 @@ class CopyUp:
         origin = self.index.origin(node.home, node.home_name) if node.home is not None else None
         if origin is not None:
             self.upper.mark(self.upper.work, staged, ondisk.ORIGIN, origin)
-        self._mark_impure(node.parent)
+        self.mark_impure(node.parent)
         if state.st_nlink > 1:
             self.index.enter(node, staged, state)
             staged = self.index.link_out(node)
@@ -374,7 +369,7 @@ class CopyUp:
             node.home = None
         node.in_upper, node.data = True, None
 
-    def _mark_impure(self, parent: DirNode) -> None:
+    def mark_impure(self, parent: DirNode) -> None:
         """Tell the kernel's readdir that names here have inode numbers of lower files (overlayfs.rst, "impure")."""
         if parent.impure:
             return
@@ -389,123 +384,3 @@ class CopyUp:
         before = os.stat(directory)
         self.upper.publish(staged, directory, name, files.RENAME_NOREPLACE)
         os.utime(files.proc_path(directory), ns=(before.st_atime_ns, before.st_mtime_ns))
-
-
-def copy_data(source: int, target: int, size: int) -> None:
-    """Copy ``size`` bytes, sharing them if the file system can, leaving holes as holes. Raises OSError."""
-    try:
-        files.clone_file(source, target)
-        return
-    except OSError as error:
-        if error.errno not in _NO_REFLINK:
-            raise
-    os.ftruncate(target, size)
-    position = 0
-    while position < size:
-        start, end = _next_extent(source, position, size)
-        _copy_range(source, target, start, end)
-        position = end
-
-
-def _next_extent(source: int, position: int, size: int) -> tuple[int, int]:
-    """Return the next stretch of data at or after ``position`` as (start, end), both ``size`` if none follows
-    (lseek(2)).
-    """
-    try:
-        start = os.lseek(source, position, os.SEEK_DATA)
-        return start, min(os.lseek(source, start, os.SEEK_HOLE), size)
-    except OSError as error:
-        if error.errno == errno.ENXIO:
-            return size, size
-        if error.errno == errno.EINVAL:
-            return position, size
-        raise
-
-
-def _copy_range(source: int, target: int, start: int, end: int) -> None:
-    while start < end:
-        try:
-            copied = os.copy_file_range(source, target, min(end - start, _CHUNK_BYTES), start, start)
-        except OSError as error:
-            if error.errno not in (errno.EXDEV, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
-                raise
-            copied = os.pwrite(target, os.pread(source, min(end - start, _CHUNK_BYTES), start), start)
-        if copied == 0:  # the lower file is shorter than it said: somebody changed it
-            return
-        start += copied
-
-
-def _capability(target: int) -> bytes | None:
-    try:
-        return os.getxattr(target, _CAPABILITY)
-    except OSError:
-        return None
-
-
-def _free(target: int, size: int) -> None:
-    """Give back the space of data that is not whole; where that cannot be done, nobody reads it all the same."""
-    try:
-        files.fallocate(target, _PUNCH_HOLE, 0, size)
-    except OSError:
-        pass
-
-
-def copy_attributes(source: int | bytes, target: int | bytes) -> None:
-    """Copy the extended attributes (ACLs are among them) that do not belong to a layer's format. Raises OSError."""
-    try:
-        names = os.listxattr(source, follow_symlinks=isinstance(source, int))
-    except OSError as error:
-        if error.errno in _UNSUPPORTED:
-            return
-        raise
-    for name in map(os.fsencode, names):
-        if not ondisk.is_private_attribute(name):
-            _copy_attribute(source, target, name)
-
-
-def _copy_attribute(source: int | bytes, target: int | bytes, name: bytes) -> None:
-    try:
-        value = os.getxattr(source, name, follow_symlinks=isinstance(source, int))
-        os.setxattr(target, name, value, follow_symlinks=isinstance(target, int))
-    except OSError as error:
-        if error.errno not in (*_UNSUPPORTED, errno.ENODATA):
-            raise
-
-
-def _set_metadata(target: int, state: os.stat_result) -> None:
-    """Give the open file ``target`` the owner, mode and times of ``state``; the mode last but one, as chown(2) clears
-    bits.
-    """
-    own = os.fstat(target)
-    same = (own.st_uid, own.st_gid) == (state.st_uid, state.st_gid)
-    given = same or _gives(lambda: os.fchown(target, state.st_uid, state.st_gid))
-    os.fchmod(target, state.st_mode & (0o7777 if given else _WITHOUT_SET_ID))
-    os.utime(target, ns=(state.st_atime_ns, state.st_mtime_ns))
-
-
-def _gives(chown: Callable[[], None]) -> bool:
-    """Tell whether ``chown`` could give a copy to the owner of the original.
-
-    Without privilege (EPERM), or with an owner unknown to the user namespace (EINVAL), the copy belongs to who makes
-    it, and is then never set-id: as ``cp -p`` does it.
-    """
-    try:
-        chown()
-    except OSError as error:
-        if error.errno not in (errno.EPERM, errno.EINVAL):
-            raise
-        return False
-    return True
-
-
-def copy_metadata(source: int, directory: int, name: bytes) -> None:
-    """Give the directory ``name`` the attributes, owner, mode and times of the open directory ``source``.
-
-    Raises OSError.
-    """
-    copied = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
-    try:
-        copy_attributes(source, copied)
-        _set_metadata(copied, os.fstat(source))
-    finally:
-        os.close(copied)

@@ -249,6 +249,8 @@ class Mutations:
             raise error(errno.EPERM, name)
         self.copyup.file(node)
         place = self.copyup.directory(parent).descriptor()
+        if node.parent is not None and node.parent.impure:
+            self.copyup.mark_impure(parent)
         try:
             self._link_to(node, place, name)
         except FileExistsError:

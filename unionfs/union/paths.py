@@ -139,7 +139,7 @@ class Paths:
 def _components(path: bytes) -> list[bytes]:
     """Split a path into its names, the first one last; a slash at its end asks for a directory, as a dot there does."""
     names = [name for name in path.split(b"/") if name]
-    if path.endswith(b"/"):
+    if names and path.endswith(b"/"):
         names.append(_HERE)
     names.reverse()
     return names

@@ -12,7 +12,7 @@ import os
 from unionfs import ondisk
 from unionfs.policy import Move, move
 from unionfs.syscalls import files
-from unionfs.union.copyup import copy_metadata
+from unionfs.union.copying import copy_metadata
 from unionfs.union.mutate import Mutations, error
 from unionfs.union.nodes import AnyNode, DirNode, Node
 
@@ -75,6 +75,8 @@ class Renames:
     def _move(self, source: Place, node: AnyNode, target: Place, other: AnyNode | None) -> None:
         self._bring(source, node)
         to = self.edit.copyup.directory(target[0])
+        if source[0].impure:
+            self.edit.copyup.mark_impure(target[0])
         plan = self._plan(source, node, target)
         self._prepare(source, node, plan)
         other_in_upper = other is not None and self.edit.stands_in_upper(*target, other)
@@ -142,6 +144,9 @@ class Renames:
         self._bring(target, other)
         for place, moved, end in ((source, node, target), (target, other, source)):
             self._prepare(place, moved, self._plan(place, moved, end))
+        if source[0].impure or target[0].impure:
+            self.edit.copyup.mark_impure(source[0])
+            self.edit.copyup.mark_impure(target[0])
         here, there = source[0].upper, target[0].upper
         assert here is not None and there is not None
         files.renameat2(here.descriptor(), source[1], there.descriptor(), target[1], files.RENAME_EXCHANGE)

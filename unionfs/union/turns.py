@@ -34,8 +34,7 @@ class Base:
 
     @property
     def _stack(self) -> Stack:
-        if self._open_stack is None:
-            raise ValueError("operation on a closed union")
+        assert self._open_stack is not None  # a turn has begun
         return self._open_stack
 
     def _turn(self, path: Path | None = None, other: Path | None = None) -> Turn:
@@ -64,6 +63,9 @@ class Turn:
 
     def __enter__(self) -> None:
         self._base._lock.acquire()
+        if self._base._open_stack is None:
+            self._base._lock.release()
+            raise ValueError("operation on a closed union")
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
