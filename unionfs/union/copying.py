@@ -1,0 +1,144 @@
+"""Copying one file's data, attributes and owner to another, both open: all that a copy-up does beside naming things.
+
+Knows nothing of layers or nodes, but for the attributes that belong to a layer's format. Runs in any thread.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from unionfs import ondisk
+from unionfs.syscalls import files
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_CHUNK_BYTES = 8 << 20
+_PUNCH_HOLE = 3  # FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, fallocate(2)
+CAPABILITY = "security.capability"
+_WITHOUT_SET_ID = 0o1777
+_UNSUPPORTED = (errno.EOPNOTSUPP, errno.EPERM, errno.EACCES, errno.EINVAL)
+_NO_REFLINK = (errno.EOPNOTSUPP, errno.EXDEV, errno.EINVAL, errno.ENOTTY, errno.ENOSYS, errno.EPERM, errno.EBADF)
+
+
+def copy_data(source: int, target: int, size: int) -> None:
+    """Copy ``size`` bytes, sharing them if the file system can, leaving holes as holes. Raises OSError."""
+    try:
+        files.clone_file(source, target)
+        return
+    except OSError as error:
+        if error.errno not in _NO_REFLINK:
+            raise
+    os.ftruncate(target, size)
+    position = 0
+    while position < size:
+        start, end = _next_extent(source, position, size)
+        _copy_range(source, target, start, end)
+        position = end
+
+
+def _next_extent(source: int, position: int, size: int) -> tuple[int, int]:
+    """Return the next stretch of data at or after ``position`` as (start, end), both ``size`` if none follows
+    (lseek(2)).
+    """
+    try:
+        start = os.lseek(source, position, os.SEEK_DATA)
+        return start, min(os.lseek(source, start, os.SEEK_HOLE), size)
+    except OSError as error:
+        if error.errno == errno.ENXIO:
+            return size, size
+        if error.errno == errno.EINVAL:
+            return position, size
+        raise
+
+
+def _copy_range(source: int, target: int, start: int, end: int) -> None:
+    while start < end:
+        try:
+            copied = os.copy_file_range(source, target, min(end - start, _CHUNK_BYTES), start, start)
+        except OSError as error:
+            if error.errno not in (errno.EXDEV, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
+                raise
+            copied = os.pwrite(target, os.pread(source, min(end - start, _CHUNK_BYTES), start), start)
+        if copied == 0:  # the lower file is shorter than it said: somebody changed it
+            return
+        start += copied
+
+
+def capability(target: int) -> bytes | None:
+    """Return the file capabilities of an open file, which a write takes away; None without any (capabilities(7))."""
+    try:
+        return os.getxattr(target, CAPABILITY)
+    except OSError:
+        return None
+
+
+def free(target: int, size: int) -> None:
+    """Give back the space of data that is not whole; where that cannot be done, nobody reads it all the same."""
+    try:
+        files.fallocate(target, _PUNCH_HOLE, 0, size)
+    except OSError:
+        pass
+
+
+def copy_attributes(source: int | bytes, target: int | bytes) -> None:
+    """Copy the extended attributes (ACLs are among them) that do not belong to a layer's format. Raises OSError."""
+    try:
+        names = os.listxattr(source, follow_symlinks=isinstance(source, int))
+    except OSError as error:
+        if error.errno in _UNSUPPORTED:
+            return
+        raise
+    for name in map(os.fsencode, names):
+        if not ondisk.is_private_attribute(name):
+            _copy_attribute(source, target, name)
+
+
+def _copy_attribute(source: int | bytes, target: int | bytes, name: bytes) -> None:
+    try:
+        value = os.getxattr(source, name, follow_symlinks=isinstance(source, int))
+        os.setxattr(target, name, value, follow_symlinks=isinstance(target, int))
+    except OSError as error:
+        if error.errno not in (*_UNSUPPORTED, errno.ENODATA):
+            raise
+
+
+def set_metadata(target: int, state: os.stat_result) -> None:
+    """Give the open file ``target`` the owner, mode and times of ``state``; the mode last but one, as chown(2) clears
+    bits.
+    """
+    own = os.fstat(target)
+    same = (own.st_uid, own.st_gid) == (state.st_uid, state.st_gid)
+    given = same or gives(lambda: os.fchown(target, state.st_uid, state.st_gid))
+    os.fchmod(target, state.st_mode & (0o7777 if given else _WITHOUT_SET_ID))
+    os.utime(target, ns=(state.st_atime_ns, state.st_mtime_ns))
+
+
+def gives(chown: Callable[[], None]) -> bool:
+    """Tell whether ``chown`` could give a copy to the owner of the original.
+
+    Without privilege (EPERM), or with an owner unknown to the user namespace (EINVAL), the copy belongs to who makes
+    it, and is then never set-id: as ``cp -p`` does it.
+    """
+    try:
+        chown()
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.EINVAL):
+            raise
+        return False
+    return True
+
+
+def copy_metadata(source: int, directory: int, name: bytes) -> None:
+    """Give the directory ``name`` the attributes, owner, mode and times of the open directory ``source``.
+
+    Raises OSError.
+    """
+    copied = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+    try:
+        copy_attributes(source, copied)
+        set_metadata(copied, os.fstat(source))
+    finally:
+        os.close(copied)
