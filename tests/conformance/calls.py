@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import fcntl
 import mmap
 import os
 import traceback
@@ -127,6 +128,16 @@ def umask(mask: int) -> Iterator[None]:
         yield
     finally:
         os.umask(before)
+
+
+def inode_flags(descriptor: int) -> int:
+    """FS_IOC_GETFLAGS, ioctl_iflags(2)."""
+    return int.from_bytes(fcntl.ioctl(descriptor, 0x80086601, bytes(8))[:4], "little")
+
+
+def set_inode_flags(descriptor: int, flags: int) -> None:
+    """FS_IOC_SETFLAGS, ioctl_iflags(2)."""
+    fcntl.ioctl(descriptor, 0x40086602, flags.to_bytes(8, "little"))
 
 
 class Handle(ctypes.Structure):

@@ -18,6 +18,11 @@ if TYPE_CHECKING:
 ORIGINS = ("lower", "upper", "copied")
 
 
+def libfuse2(what: str) -> dict[str, str]:
+    """Return a deviation of the transport through libfuse 2, which speaks an old protocol by paths."""
+    return {"fusepy": f"libfuse 2 {what}"}
+
+
 class Place(NamedTuple):
     """One case's own directory ``path``, and a directory ``plain`` on the file system that holds the layers."""
 

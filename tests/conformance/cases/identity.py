@@ -138,7 +138,7 @@ def handles_open_their_file(at: Place) -> None:
             assert os.fstat(found).st_ino == os.stat(at.path / "moved/z").st_ino
             assert os.read(found, 100) == b"0123456789"
         os.unlink(at.path / "d/x")
-        refused(errno.ESTALE, open_handle, root, handles["d/x"], os.O_RDONLY)
+        refused(errno.ESTALE, lambda: os.close(open_handle(root, handles["d/x"], os.O_RDONLY)))
 
 
 @contextmanager

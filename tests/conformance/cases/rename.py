@@ -10,9 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..calls import RENAME_EXCHANGE, RENAME_NOREPLACE, RENAME_WHITEOUT, listing, opened, refused, rename, write_at
-from ..table import Place, case
+from ..table import Place, case, libfuse2
 from ..trees import file, folder, node, symlink
 
+NO_FLAGS = libfuse2("knows no flags of rename")
 FILES = {"a": file(b"a"), "b": file(b"b"), "d": folder(), "d/x": file(b"x"), "l": symlink("a"), "p": node(stat.S_IFIFO)}
 DIRS = {
     "d": folder(0o751), "d/a": file(b"a"), "d/sub": folder(), "d/sub/x": file(b"x"), "d/sub/y": file(b"y"),
@@ -205,7 +206,7 @@ def descriptors_follow_a_renamed_directory(at: Place) -> None:
     assert listing(at.path / "e/moved") == ["l", "made", "sub"]
 
 
-@case("basic", FILES)
+@case("basic", FILES, deviates=NO_FLAGS)
 def noreplace_keeps_what_is_there(at: Place) -> None:
     for name in ("b", "d", "l", "p"):
         refused(errno.EEXIST, rename, at.path / "a", at.path / name, RENAME_NOREPLACE)
@@ -216,7 +217,7 @@ def noreplace_keeps_what_is_there(at: Place) -> None:
     assert listing(at.path) == ["b", "d", "l", "p"]
 
 
-@case("basic", FILES | {"e": folder(), "e/y": file(b"y"), "e/sub": folder(), "e/sub/z": file(b"z")})
+@case("basic", FILES | {"e": folder(), "e/y": file(b"y"), "e/sub": folder(), "e/sub/z": file(b"z")}, deviates=NO_FLAGS)
 def exchange_swaps_any_two(at: Place) -> None:
     rename(at.path / "a", at.path / "b", RENAME_EXCHANGE)
     assert [(at.path / name).read_bytes() for name in "ab"] == [b"b", b"a"]
@@ -241,7 +242,11 @@ def flags_that_contradict_are_refused(at: Place) -> None:
     refused(errno.EINVAL, rename, at.path / "a", at.path / "b", 1 << 10)
 
 
-@case("posix", FILES, deviates={"overlayfs": "refuses RENAME_WHITEOUT with EINVAL, so cannot itself be an upper layer"})
+@case(
+    "posix",
+    FILES,
+    deviates={"overlayfs": "refuses RENAME_WHITEOUT with EINVAL, so cannot itself be an upper layer", **NO_FLAGS},
+)
 def rename_may_leave_a_whiteout(at: Place) -> None:
     rename(at.path / "a", at.path / "new", RENAME_WHITEOUT)
     assert (at.path / "new").read_bytes() == b"a"

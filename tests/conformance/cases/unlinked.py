@@ -6,9 +6,10 @@ import errno
 import os
 
 from ..calls import append, listing, mapped, name_it, opened, refused
-from ..table import Place, case
+from ..table import Place, case, libfuse2
 from ..trees import file, folder
 
+NO_TMPFILE = libfuse2("knows no O_TMPFILE")
 ONE = {"f": file(b"0123456789"), "d": folder()}
 
 
@@ -110,7 +111,7 @@ def many_unlinked_files_at_once(at: Place) -> None:
         os.close(f)
 
 
-@case("posix", ONE)
+@case("posix", ONE, deviates=NO_TMPFILE)
 def a_nameless_file_is_given_a_name(at: Place) -> None:
     with opened(at.path / "d", os.O_TMPFILE | os.O_RDWR, 0o640) as f:
         os.write(f, b"was nameless")
@@ -125,7 +126,7 @@ def a_nameless_file_is_given_a_name(at: Place) -> None:
     assert os.stat(at.path / "d/named").st_mode & 0o7777 == 0o640
 
 
-@case("posix", ONE)
+@case("posix", ONE, deviates=NO_TMPFILE)
 def a_nameless_file_that_stays_nameless(at: Place) -> None:
     with opened(at.path, os.O_TMPFILE | os.O_WRONLY | os.O_EXCL) as f:
         os.write(f, b"x")
