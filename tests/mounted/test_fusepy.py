@@ -455,3 +455,13 @@ def test_what_is_missing_is_named(tmp_path: Path, library: str, package: str | N
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=LIMIT_S, check=False)
     assert (done.returncode, len(done.stderr.splitlines())) == (1, 1)
     assert says in done.stderr
+
+
+def test_commands_learn_what_is_mounted(tmp_path: Path) -> None:
+    """``diff`` of a mountpoint asks the server for its layers."""
+    fill(tmp_path)
+    with mounted(tmp_path) as point:
+        (point / "added").touch()
+        os.unlink(point / "both")
+        done = unionmount("diff", point)
+        assert (done.returncode, done.stdout.splitlines()) == (0, ["A /added", "D /both"])

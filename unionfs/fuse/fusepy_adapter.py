@@ -96,6 +96,7 @@ def serve(
         operations = Operations(stack, library.caller, lambda name: describe(stack, name), start.answering)
         callbacks = _Callbacks(operations, report)
         library.prepare(callbacks)
+        os.chdir("/")  # so that no directory is kept busy
         _run(library, callbacks, mountpoint, words | {"debug": debug}, start)
     finally:
         stack.close()

@@ -147,20 +147,33 @@ def _log(text: str) -> None:
 
 
 def _serve(service: Service, ready: Callable[[], None], report: Callable[[str], None]) -> None:
-    if _transport(service) == "fusepy":
-        from unionfs.fuse import fusepy_adapter
-
-        fusepy_adapter.serve(service.config, service.mountpoint, service.options, debug=service.debug, ready=ready)
-        return
-    os.umask(0)
     if service.config.owners is None:
         service.config.owners = _owners_here()
+    if _transport(service) == "fusepy":
+        _serve_fusepy(service, ready, report)
+        return
+    os.umask(0)
     stack = _open_isolated(service.config)
     try:
         device = mounting.acquire(service.mountpoint, _with_read_only(service, stack))
         _serve_device(service, stack, device, ready, report)
     finally:
         stack.close()
+
+
+def _serve_fusepy(service: Service, ready: Callable[[], None], report: Callable[[str], None]) -> None:
+    from unionfs.fuse import fusepy_adapter  # needs packages and a library that most have no use for
+
+    fusepy_adapter.serve(
+        service.config,
+        service.mountpoint,
+        service.options,
+        debug=service.debug,
+        ready=ready,
+        open_stack=_open_isolated,
+        describe=lambda stack, name: _describe(name, service, stack, None),
+        report=report,
+    )
 
 
 def _transport(service: Service) -> str:
@@ -240,8 +253,8 @@ def _dispatcher(stack: Stack, backing: PassthroughBacking | None) -> Dispatcher:
     return MappedDispatcher(stack, backing)
 
 
-def _describe(name: bytes, service: Service, stack: Stack, server: Server) -> bytes | None:
-    """Return the virtual attribute ``user.unionfs.NAME`` of the root directory, in JSON."""
+def _describe(name: bytes, service: Service, stack: Stack, server: Server | None) -> bytes | None:
+    """Return the virtual attribute ``user.unionfs.NAME`` of the root directory, in JSON; libfuse has no figures."""
     if name == b"config":
         config = service.config
         shown = {
@@ -252,7 +265,7 @@ def _describe(name: bytes, service: Service, stack: Stack, server: Server) -> by
             "pid": os.getpid(),
         }
         return json.dumps(shown).encode()
-    if name == b"stats":
+    if name == b"stats" and server is not None:
         return json.dumps(server.statistics()).encode()
     return None
 
