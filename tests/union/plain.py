@@ -162,7 +162,10 @@ def _facts(api: Any, path: str, state: os.stat_result) -> Facts:
 
 def differences(one: dict[str, Facts], other: dict[str, Facts]) -> list[str]:
     """Return a line for each path that one tree alone has, and for each fact that differs."""
-    lines = [f"{path!r} is only in {'the first' if path in one else 'the second'}" for path in sorted(one.keys() ^ other.keys())]
+    lines = [
+        f"{path!r} is only in {'the first' if path in one else 'the second'}"
+        for path in sorted(one.keys() ^ other.keys())
+    ]
     for path in sorted(one.keys() & other.keys()):
         pairs = zip(Facts._fields, one[path], other[path], strict=True)
         lines += [f"{path!r}: {field}: {mine!r} != {theirs!r}" for field, mine, theirs in pairs if mine != theirs]

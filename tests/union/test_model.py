@@ -54,7 +54,12 @@ class Plain:
         return call
 
     def open(self, path: str, mode: str) -> Any:
-        return open(self._root + path, mode)
+        """Without O_CREAT for a file that is there: in sticky directories that may be forbidden, proc_sys_fs(5)."""
+
+        def opener(name: str, flags: int) -> int:
+            return os.open(name, flags if flags & os.O_EXCL or not os.path.exists(name) else flags & ~os.O_CREAT, 0o666)
+
+        return open(self._root + path, mode, opener=opener)
 
     def rmtree(self, path: str) -> None:
         """shutil's own opens a FIFO, and waits."""
@@ -150,7 +155,9 @@ class Model:
         """Return ``tree`` with one time for all that was written since the start."""
         hour_ns = 3600 * 10**9
         return {
-            path: facts._replace(mtime_ns=1 if 0 <= facts.mtime_ns - self.start_ns + hour_ns < 2 * hour_ns else facts.mtime_ns)
+            path: facts._replace(
+                mtime_ns=1 if 0 <= facts.mtime_ns - self.start_ns + hour_ns < 2 * hour_ns else facts.mtime_ns
+            )
             for path, facts in tree.items()
         }
 
@@ -170,7 +177,9 @@ class Model:
         # Changed through another of its names, a file stands in the writable layer under that name alone.
         single = [path for path in before if path in after and len(before[path].names) < 2]
         differing = {path for path in single if before[path]._replace(names=()) != after[path]._replace(names=())}
-        assert differing <= {path for path, kind in changes.items() if kind == "C"}, self.say(f"C {differing} {changes}")
+        assert differing <= {path for path, kind in changes.items() if kind == "C"}, self.say(
+            f"C {differing} {changes}"
+        )
 
 
 def run(base: Path, number: int, steps: int) -> None:
@@ -194,7 +203,9 @@ def run(base: Path, number: int, steps: int) -> None:
 
 
 @requires("root")
-@settings(max_examples=12, phases=[Phase.generate], deadline=None, database=None, suppress_health_check=list(HealthCheck))
+@settings(
+    max_examples=12, phases=[Phase.generate], deadline=None, database=None, suppress_health_check=list(HealthCheck)
+)
 @given(number=st.integers(0, 1 << 32))
 def test_union_behaves_as_a_plain_directory(tmp_path: Path, dialect: Dialect, number: int) -> None:
     """Whatever is done to it, in each dialect; the seed alone decides what that is."""
