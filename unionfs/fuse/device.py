@@ -168,6 +168,7 @@ class Server:
         try:
             reply = self.dispatcher.handle(request)
         except Pending as pending:
+            self.dispatcher.counts[request.opcode] -= 1  # it will be handled, and counted, once more
             self._queue_copy(pending.job, bytes(memoryview(buffer)[:length]))
             return
         except Exception:

@@ -1,0 +1,144 @@
+"""How many requests the kernel sends for an operation, exactly: the regression test for speed. Nothing here asserts a time.
+
+A row says what an operation costs after what came before it; a change that makes the kernel ask once more fails here, and
+one that makes it ask less should lower the row. RELEASE and FORGET are not waited for by anybody and are left out.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.support.mounts import prepare, union_mount
+from tests.support.probes import requires
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    Step = Callable[[Path], object]
+
+pytestmark = [requires("fuse", "root"), pytest.mark.timeout(60)]
+
+_getxattr = ctypes.CDLL(None, use_errno=True).getxattr  # os.getxattr asks a second time with a larger buffer
+_UNAWAITED = {"RELEASE", "FORGET", "BATCH_FORGET", "INTERRUPT"}
+
+
+def _requests(mount: Path) -> dict[str, int]:
+    """Return the requests so far; the one for this very answer is the only one that it costs."""
+    buffer = ctypes.create_string_buffer(4096)
+    size = _getxattr(os.fsencode(mount), b"user.unionfs.stats", buffer, len(buffer))
+    told = json.loads(buffer.raw[:size])
+    assert told["errors"] == 0
+    counts: dict[str, int] = told["requests"]
+    return {name: count for name, count in counts.items() if name not in _UNAWAITED}
+
+
+def _read(path: str) -> Step:
+    return lambda mount: (mount / path).read_bytes()
+
+
+def _write_new(mount: Path) -> None:
+    descriptor = os.open(mount / "new", os.O_CREAT | os.O_WRONLY, 0o644)
+    os.write(descriptor, b"x" * 100_000)
+    os.close(descriptor)
+
+
+def _append(mount: Path) -> None:
+    descriptor = os.open(mount / "dir/b", os.O_WRONLY | os.O_APPEND)
+    os.write(descriptor, b"more")
+    os.close(descriptor)
+
+
+def _list(path: str) -> Step:
+    return lambda mount: sorted(os.listdir(mount / path))
+
+
+def _scan(mount: Path) -> list[int]:
+    with os.scandir(mount / "many") as entries:
+        return [entry.stat(follow_symlinks=False).st_size for entry in entries]
+
+
+#: A GETATTR is for the directory, whose attributes the kernel drops when a name comes or goes; GETXATTR is for
+#: security.capability, once a file that is written; IOCTL is Python's isatty(3), FLUSH the first and last one of a mount.
+#: In this order, on one mount: name, what is done, what it may ask.
+BUDGET: list[tuple[str, Step, dict[str, int]]] = [
+    ("stat a name for the first time", lambda m: os.stat(m / "dir/a"), {"LOOKUP": 2}),
+    ("stat it again", lambda m: os.stat(m / "dir/a"), {}),
+    ("ask for a name that is missing", lambda m: os.path.exists(m / "dir/none"), {"LOOKUP": 1}),
+    ("ask for it again", lambda m: os.path.exists(m / "dir/none"), {}),
+    ("read a lower file for the first time", _read("dir/a"), {"OPEN": 1, "READ": 1, "FLUSH": 1, "IOCTL": 1}),
+    ("read it again", _read("dir/a"), {}),
+    ("read a lower link", lambda m: os.readlink(m / "link"), {"LOOKUP": 1, "READLINK": 1}),
+    ("read it again", lambda m: os.readlink(m / "link"), {}),
+    ("list a directory", _list("dir"), {"OPENDIR": 1, "READDIR": 1, "READDIRPLUS": 1}),
+    ("list it again", _list("dir"), {"GETATTR": 1}),
+    ("list and stat a new directory", _scan, {"LOOKUP": 1, "READDIRPLUS": 2}),
+    ("list and stat it again", _scan, {"GETATTR": 1}),
+    ("create and write a file", _write_new, {"LOOKUP": 1, "GETATTR": 1, "GETXATTR": 1, "CREATE": 1}),
+    ("stat what was written", lambda m: os.stat(m / "new"), {"GETATTR": 1}),
+    ("read what was written", _read("new"), {"OPEN": 1, "IOCTL": 1}),
+    ("chmod a file of the top layer", lambda m: os.chmod(m / "new", 0o600), {"SETATTR": 1}),
+    ("chmod a lower file", lambda m: os.chmod(m / "dir/a", 0o600), {"SETATTR": 1}),
+    ("append to a lower file", _append, {"OPEN": 1, "GETXATTR": 1}),
+    ("rename", lambda m: os.rename(m / "new", m / "moved"), {"LOOKUP": 1, "GETATTR": 1, "RENAME": 1}),
+    ("unlink", lambda m: os.unlink(m / "moved"), {"GETATTR": 1, "UNLINK": 1}),
+    ("unlink a lower file", lambda m: os.unlink(m / "dir/a"), {"UNLINK": 1}),
+    ("make a directory", lambda m: os.mkdir(m / "made"), {"LOOKUP": 1, "GETATTR": 1, "MKDIR": 1}),
+    ("remove it", lambda m: os.rmdir(m / "made"), {"GETATTR": 1, "RMDIR": 1}),
+]
+
+
+@pytest.fixture
+def mount(tmp_path: Path) -> Iterator[Path]:
+    lowers, upper, work = prepare(tmp_path, 2)
+    (lowers[0] / "dir").mkdir()
+    (lowers[1] / "dir").mkdir()
+    (lowers[1] / "many").mkdir()
+    for name in ("a", "b"):
+        (lowers[1] / "dir" / name).write_text(name)
+    for number in range(10):
+        (lowers[1] / "many" / str(number)).write_text("x")
+    (lowers[0] / "link").symlink_to("dir")
+    with union_mount(tmp_path, lowers, upper, work) as merged:
+        yield merged
+
+
+def test_requests_per_operation(mount: Path) -> None:
+    asked = {}
+    for name, step, _budget in BUDGET:
+        before = _requests(mount)
+        step(mount)
+        time.sleep(0.01)  # for what is not waited for
+        after = _requests(mount)
+        before["GETXATTR"] = before.get("GETXATTR", 0) + 1
+        asked[name] = {key: after[key] - before.get(key, 0) for key in after if after[key] != before.get(key, 0)}
+    assert asked == {name: budget for name, _step, budget in BUDGET}
+
+
+def test_an_idle_server_uses_no_processor(mount: Path) -> None:
+    (mount / "dir/b").read_bytes()
+    config = json.loads(os.getxattr(mount, "user.unionfs.config"))
+    before = _processor_ticks(config["pid"])
+    time.sleep(1)
+    assert _processor_ticks(config["pid"]) - before <= 1
+
+
+def _processor_ticks(process: int) -> int:
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(") ")[2].split()
+    return int(fields[11]) + int(fields[12])
+
+
+def test_no_descriptor_is_kept_for_a_known_file(mount: Path) -> None:
+    process = json.loads(os.getxattr(mount, "user.unionfs.config"))["pid"]
+    before = len(os.listdir(f"/proc/{process}/fd"))
+    _scan(mount)
+    for number in range(10):
+        (mount / f"many/{number}").read_bytes()
+    time.sleep(0.1)
+    assert len(os.listdir(f"/proc/{process}/fd")) <= before + 2  # the directories that were entered
