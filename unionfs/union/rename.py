@@ -192,7 +192,6 @@ class Renames:
         directory = place[0].upper.descriptor()
         if plan.redirect and not self._redirect(directory, place[1], node):
             self._copy_tree(node)
-            self.upper.mark_opaque(directory, place[1])
         elif plan.opaque:
             self.upper.mark_opaque(directory, place[1])
 
@@ -208,9 +207,13 @@ class Renames:
         return self.upper.mark(directory, name, ondisk.REDIRECT, path)
 
     def _copy_tree(self, root: DirNode) -> None:
-        """Copy a merged directory up with all that is in it, and let each directory stand by itself."""
+        """Copy a merged directory up with all that is in it, and let each directory stand by itself.
+
+        Neither the nodes on which nobody counts nor the descriptors of a large tree are kept.
+        """
         waiting = [root]
         order: list[DirNode] = []
+        root.lookups += 1
         while waiting:
             node = waiting.pop()
             self.edit.copyup.directory(node)
@@ -220,10 +223,16 @@ class Renames:
                 if isinstance(child, Node):
                     self.edit.copyup.file(child)
                     self._bring((node, name), child)
+                    self.view.nodes.forget(child, 0)
                 elif self.view.enter(child):
                     waiting.append(child)
+            self.view.cache.trim()
         for node in reversed(order):
             self._stand_alone(node)
+            self.view.cache.trim()
+            if node is not root:
+                self.view.nodes.forget(node, 0)
+        root.lookups -= 1
 
     def _stand_alone(self, node: DirNode) -> None:
         """Make a wholly copied directory opaque, and take away the whiteouts that it then must not hold."""
