@@ -211,28 +211,35 @@ class Renames:
 
         Neither the nodes on which nobody counts nor the descriptors of a large tree are kept.
         """
+        root.lookups += 1  # it is still needed
+        try:
+            for node in reversed(self._copy_directories(root)):
+                self._stand_alone(node)
+                self.view.cache.trim()
+                if node is not root:
+                    self.view.nodes.forget(node, 0)
+        finally:
+            root.lookups -= 1
+
+    def _copy_directories(self, root: DirNode) -> list[DirNode]:
+        """Copy all that is in a tree; return its merged directories, those above before those below."""
         waiting = [root]
         order: list[DirNode] = []
-        root.lookups += 1
         while waiting:
             node = waiting.pop()
             self.edit.copyup.directory(node)
             order.append(node)
             for name, _kind, _ino in list(self.view.names(node)):
                 child = self.edit.child(node, name)
+                if isinstance(child, DirNode) and self.view.enter(child):
+                    waiting.append(child)
+                    continue
                 if isinstance(child, Node):
                     self.edit.copyup.file(child)
                     self._bring((node, name), child)
-                    self.view.nodes.forget(child, 0)
-                elif self.view.enter(child):
-                    waiting.append(child)
+                self.view.nodes.forget(child, 0)
             self.view.cache.trim()
-        for node in reversed(order):
-            self._stand_alone(node)
-            self.view.cache.trim()
-            if node is not root:
-                self.view.nodes.forget(node, 0)
-        root.lookups -= 1
+        return order
 
     def _stand_alone(self, node: DirNode) -> None:
         """Make a wholly copied directory opaque, and take away the whiteouts that it then must not hold."""
