@@ -210,6 +210,27 @@ def _read_type(text: str) -> tuple[int, int]:
     return kind, makedev(high, low)
 
 
+# -- what a privileged process asks of the server that the kernel does not let it ask -------------------------------
+
+#: Attributes that cannot be read: to set one is a request. Of a file: be given to somebody (uid, gid). Of a directory:
+#: hold a device (mode, number as mknod(2) passes it, uid, gid, and its name).
+OWNER_REQUEST = b"security.unionfs.owner"
+NODE_REQUEST = b"security.unionfs.node"
+
+
+def encode_request(*numbers: int, name: bytes = b"") -> bytes:
+    """Return the value of such an attribute."""
+    return b":".join([*(b"%d" % number for number in numbers), name])
+
+
+def decode_request(value: bytes, count: int) -> tuple[list[int], bytes]:
+    """Return the ``count`` numbers and the name in such a value. Raises ValueError."""
+    *numbers, name = value.split(b":", count)
+    if len(numbers) != count:
+        raise ValueError(value)
+    return [int(number) for number in numbers], name
+
+
 # -- extended attributes that hold ids, or need a privilege ----------------------------------------------------------
 
 _ACL_HEAD = Struct("<I")  # struct posix_acl_xattr_header and _entry of include/uapi/linux/posix_acl_xattr.h

@@ -16,17 +16,18 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NoReturn
 
+    from unionfs.sandbox.deputy import Deputy
     from unionfs.sandbox.plan import Plan
     from unionfs.sandbox.reports import Pipe
 
 
-def run(plan: Plan, lifeline: int) -> int:
+def run(plan: Plan, lifeline: int, deputy: Deputy | None = None) -> int:
     """Be process 1 of a run whose root is mounted at ``plan.place``; return the command's status.
 
     ``lifeline`` is the end of a pipe whose other end the supervisor alone holds. Raises OSError.
     """
     _die_with_supervisor(lifeline)
-    meant_for_command = _close_private(plan.reports)
+    meant_for_command = _close_private(plan.reports, deputy)
     if plan.chroot:
         os.chroot(plan.place)
         os.chdir("/")
@@ -36,6 +37,8 @@ def run(plan: Plan, lifeline: int) -> int:
         root.enter(plan.place)
     if not plan.has_terminal:
         os.setsid()  # what the command sends to its process group must not reach the caller's
+    if deputy is not None:
+        deputy.call()
     child = plan.reports.fork(lambda: _become_command(plan))
     plan.reports.stop_sending()
     for descriptor in meant_for_command:
@@ -53,14 +56,14 @@ def _die_with_supervisor(lifeline: int) -> None:
     os._exit(1)  # it died before it could be asked for
 
 
-def _close_private(reports: Pipe) -> list[int]:
+def _close_private(reports: Pipe, deputy: Deputy | None) -> list[int]:
     """Close the caller's own descriptors, and return those meant for the command, without the standard three."""
     meant = []
     for descriptor in map(int, os.listdir("/proc/self/fd")):
         try:
             if descriptor > 2 and os.get_inheritable(descriptor):
                 meant.append(descriptor)
-            elif descriptor > 2 and not reports.keeps(descriptor):
+            elif descriptor > 2 and not (reports.keeps(descriptor) or (deputy and deputy.keeps(descriptor))):
                 os.close(descriptor)
         except OSError:  # the one that listed the directory
             continue

@@ -12,6 +12,7 @@ import os
 import signal
 
 from unionfs.sandbox import init, namespaces, root, signals
+from unionfs.sandbox.deputy import Deputy, is_needed
 from unionfs.syscalls import mounts, process
 
 TYPE_CHECKING = False
@@ -49,8 +50,13 @@ def _run_in_mount(plan: Plan) -> int:
         return _run_chrooted(plan)
     made = root.make_mount_points(plan.place)
     try:
-        namespaces.new_pid_namespace()
-        return _run_init(plan)
+        deputy = Deputy(plan.place) if is_needed() else None
+        try:
+            namespaces.new_pid_namespace()
+            return _run_init(plan, deputy)
+        finally:
+            if deputy is not None:
+                deputy.dismiss()
     finally:
         root.remove_mount_points(plan.place, made)
 
@@ -64,9 +70,9 @@ def _run_chrooted(plan: Plan) -> int:
         _end_children(but=others)
 
 
-def _run_init(plan: Plan) -> int:
+def _run_init(plan: Plan, deputy: Deputy | None = None) -> int:
     lifeline, held = os.pipe()
-    child = plan.reports.fork(lambda: _init(plan, lifeline, held))
+    child = plan.reports.fork(lambda: _init(plan, lifeline, held, deputy))
     os.close(lifeline)
     os.setsid()
     try:
@@ -75,9 +81,9 @@ def _run_init(plan: Plan) -> int:
         os.close(held)
 
 
-def _init(plan: Plan, lifeline: int, held: int) -> int:
+def _init(plan: Plan, lifeline: int, held: int, deputy: Deputy | None) -> int:
     os.close(held)
-    return init.run(plan, lifeline)
+    return init.run(plan, lifeline, deputy)
 
 
 def _deliver(plan: Plan, info: signal.struct_siginfo, child: int) -> None:

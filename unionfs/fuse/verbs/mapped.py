@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import stat
 
+from unionfs import idmap
 from unionfs.fuse.dispatch import Dispatcher
+from unionfs.fuse.wire import replies
+from unionfs.union.mutate import Caller
+from unionfs.union.owners import MappedView
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import os
-
-    from unionfs.fuse.wire import replies
+    from unionfs.fuse.verbs.base import Reply
+    from unionfs.fuse.wire.requests import Request
     from unionfs.union.nodes import AnyNode, DirNode
 
 _DT_UNKNOWN = 0
@@ -22,6 +27,31 @@ class MappedDispatcher(Dispatcher):
 
     def _attributes(self, node: AnyNode, state: os.stat_result) -> bytes:
         return super()._attributes(node, self.view.shown(node, state))
+
+    def _setxattr(self, request: Request) -> Reply:
+        """Take what the sandbox asks for its processes as a request; anything else is an attribute."""
+        name, view = request.names[0], self.view
+        assert isinstance(view, MappedView)
+        if name not in (idmap.OWNER_REQUEST, idmap.NODE_REQUEST) or not view.owners.adapts:
+            return super()._setxattr(request)
+        try:
+            self._own(request) if name == idmap.OWNER_REQUEST else self._make_node(request)
+        except ValueError:
+            return replies.error(request.unique, errno.EINVAL)
+        return replies.ok(request.unique)
+
+    def _own(self, request: Request) -> None:
+        (uid, gid), _name = idmap.decode_request(bytes(request.data or b""), 2)
+        self._edit().chown(self._node(request.nodeid), uid, gid)
+
+    def _make_node(self, request: Request) -> None:
+        (mode, number, uid, gid), name = idmap.decode_request(bytes(request.data or b""), 4)
+        device = os.makedev(*replies.decode_dev(number))
+        parent = self._directory(request.nodeid)
+        if self.view.lookup(parent, name) is not None:
+            raise OSError(errno.EEXIST, "")
+        node, _state = self._edit().mknod(parent, name, mode, device, Caller(uid, gid))
+        self.nodes.forget(node, 0)
 
     def _add_plus(self, buffer: replies.DirentBuffer, parent: DirNode, name: bytes, offset: int) -> bool:
         found = self.view.lookup(parent, name)
