@@ -1,0 +1,95 @@
+"""A union remembers a bounded number of files and keeps a bounded number of directories open, whatever it walks."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+from unionfs.layers.layer import DescriptorCache
+from unionfs.union import paths
+
+if TYPE_CHECKING:
+    import unionfs
+    from tests.union.conftest import Layers
+
+FEW = 50
+
+
+@pytest.fixture
+def forgetful(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bounds that are soon reached."""
+    monkeypatch.setattr(paths, "_REMEMBERED_NODES", FEW)
+    monkeypatch.setattr("unionfs.union.stack._MOST_DIRECTORIES", 20)
+
+
+@pytest.fixture
+def wide(layers: Layers) -> Layers:
+    """Many files and directories in two layers."""
+    for number in range(60):
+        layers.write({f"{number % 2}/d{number}/{index}": str(index) for index in range(10)})
+        layers.write({f"1/d{number}/deep/e/f": ""})
+    return layers
+
+
+def known(union: unionfs.Union) -> int:
+    """Return how many nodes the union has."""
+    return len(union._stack.view.nodes.by_id)
+
+
+def open_descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+@pytest.mark.usefixtures("forgetful")
+def test_reading_everything(wide: Layers) -> None:
+    """Twice, with attributes and content."""
+    before = open_descriptors()
+    with wide.union() as union:
+        for _ in range(2):
+            count = 0
+            for directory, _directories, names in union.walk("/"):
+                for name in names:
+                    union.read_bytes(f"{directory}/{name}")
+                    count += 1
+                assert known(union) <= FEW + 20
+                assert open_descriptors() <= before + 40
+            assert count == 60 * 11
+    assert open_descriptors() == before
+
+
+@pytest.mark.usefixtures("forgetful")
+def test_changing_everything(wide: Layers, dialect: object) -> None:
+    """Written, renamed, moved with all that is in it, removed, made."""
+    before = open_descriptors()
+    with wide.union() as union:
+        for number in range(60):
+            union.write_text(f"d{number}/1", "changed")
+            union.unlink(f"d{number}/2")
+            union.rename(f"d{number}", f"m{number}")
+            union.makedirs(f"m{number}/new/er")
+            union.touch(f"m{number}/new/er/file")
+        assert known(union) <= FEW + 20
+        assert open_descriptors() <= before + 40
+        for number in range(0, 60, 2):
+            union.rmtree(f"m{number}")
+        assert known(union) <= FEW + 20
+        assert sum(len(names) for _, _, names in union.walk("/")) == 30 * 11
+    assert open_descriptors() == before
+
+
+@pytest.mark.usefixtures("forgetful")
+def test_asking_for_changes(wide: Layers) -> None:
+    """Of a whole tree that was renamed."""
+    with wide.union() as union:
+        union.mkdir("all")
+        for number in range(60):
+            union.rename(f"d{number}", f"all/d{number}")
+        assert len(list(union.changes())) == 60 + 1 + 60 * 14
+        assert known(union) <= FEW + 20
+
+
+def test_the_cache_is_what_bounds_descriptors() -> None:
+    """The test of the test: with no bound there would be more."""
+    assert DescriptorCache().limit > 100
