@@ -1,159 +1,67 @@
 """What one implementation writes, the other shows as the same tree: generations of layers, written by either.
 
-Each generation mounts an empty upper over all earlier ones, works through a script, and unmounts. Then every
+Each generation mounts an empty upper over all earlier ones, works through the scripts, and unmounts. Then every
 implementation must show the same tree, and still does with a read-only mount of all the layers.
 """
 
 from __future__ import annotations
 
 import itertools
-import os
-import shutil
 import time
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
-from tests.support.mounts import overlayfs_mount, run, union_mount
+from tests.support.mounts import fuse_overlayfs_mount, overlayfs_mount, union_mount
 from tests.support.probes import requires
 from tests.support.trees import assert_same_tree, snapshot
 
+from . import scripts
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
     from tests.support.trees import Tree
 
-pytestmark = requires("root", "fuse", "overlayfs", "trusted-xattrs")
+pytestmark = requires("root", "fuse", "overlayfs", "trusted-xattrs", "user-xattrs")
 
-MOUNTS = {"kernel": overlayfs_mount, "ours": union_mount}
-OPTIONS = {"kernel": "redirect_dir=on,index=on,metacopy=on,xino=on", "ours": "metacopy=on"}
-READ_ONLY = {"kernel": "redirect_dir=follow,metacopy=on", "ours": ""}
+MOUNTS = {"kernel": overlayfs_mount, "ours": union_mount, "fuse-overlayfs": fuse_overlayfs_mount}
+
+
+class Way(NamedTuple):
+    """A way to mount: who, with which options for a writable mount, and for one of lower layers alone."""
+
+    who: str
+    writable: str = ""
+    readable: str = ""
+
+
+KERNEL = Way("kernel", "redirect_dir=on,index=on,metacopy=on,xino=on", "redirect_dir=follow,metacopy=on")
+KERNEL_USERXATTR = Way("kernel", "userxattr,xino=on", "userxattr")
+KERNEL_PLAIN = Way("kernel", "redirect_dir=off,index=on,xino=on", "redirect_dir=follow")
+OURS = Way("ours", "metacopy=on")
+OURS_USERXATTR = Way("ours", "userxattr")
+OURS_OCI = Way("ours", "whiteouts=oci")
+FUSE_OVERLAYFS = Way("fuse-overlayfs")
 
 BUSY_ATTEMPTS = 10
-
-Step = tuple[str, ...]
-
-BASE: tuple[Step, ...] = (
-    ("mkdir", "a/b/c", "d/e/f", "g/h", "shared", "empty"),
-    *(("write", f"{place}/file", place) for place in ("a", "a/b", "a/b/c", "d", "d/e", "d/e/f", "g", "g/h")),
-    ("write", "top", "top"),
-    ("write", "other", "other"),
-    ("link", "shared/one", "shared/two"),
-    ("symlink", "a/link", "b/file"),
-)
-
-#: Two generations each: what is done to the base, and what is done to the result.
-SCRIPTS: dict[str, tuple[tuple[Step, ...], tuple[Step, ...]]] = {
-    "rename": ((("mv", "a", "x"),), (("mv", "x", "y"), ("rm", "y/b/file"))),
-    "rename-within": ((("mv", "a/b", "a/z"),), (("mv", "a/z/c", "a/z/cc"), ("mv", "a", "aa"))),
-    "nested": (
-        (("mv", "a/b/c", "a/b/cc"), ("mv", "a/b", "a/bb"), ("mv", "a", "aa")),
-        (("mv", "aa/bb", "bb"), ("write", "bb/cc/new", "1"), ("mv", "bb/cc", "aa/c")),
-    ),
-    "into-another": ((("mv", "a", "d/a"), ("mv", "d", "g/d")), (("mv", "g/d/a/b", "b"), ("mv", "g", "gg"))),
-    "over-an-empty-one": ((("mv", "a", "empty"),), (("mkdir", "a"), ("write", "a/new", "1"))),
-    "and-back": ((("mv", "a", "x"),), (("mv", "x", "a"), ("write", "a/b/file", "changed"))),
-    "exchange": ((("exchange", "a", "d"),), (("exchange", "a/e", "d/b"), ("rm", "a/file"))),
-    "exchange-file-and-directory": ((("exchange", "top", "a"),), (("mv", "top", "t"), ("chmod", "t/b/file", "600"))),
-    "replaced-names": (
-        (("mv", "a", "x"), ("mkdir", "a"), ("write", "a/file", "new")),
-        (("rm", "a"), ("mv", "x/b", "a"), ("mv", "d", "x/b")),
-    ),
-    "deleted-and-made": (
-        (("rm", "a"), ("rm", "top"), ("mkdir", "a/b"), ("write", "top", "new")),
-        (("rm", "a/b"), ("rm", "d/e"), ("mkdir", "d/e"), ("write", "d/e/new", "1")),
-    ),
-    "kinds": (
-        (("rm", "a"), ("write", "a", "a file"), ("rm", "top"), ("mkdir", "top/in")),
-        (("rm", "a"), ("symlink", "a", "d"), ("rm", "top"), ("fifo", "top")),
-    ),
-    "attributes": (
-        (("chmod", "a/file", "4711"), ("chown", "a/b/file", "1000"), ("set", "d/file", "user.x=1"), ("chmod", "d", "700")),
-        (("chmod", "a/file", "600"), ("touch", "a/b/file"), ("set", "d/file", "user.y=2"), ("chown", "g", "7")),
-    ),
-    "attributes-and-renames": (
-        (("chmod", "a/file", "600"), ("mv", "a/file", "a/moved"), ("chmod", "d/e/file", "600"), ("mv", "d", "dd")),
-        (("mv", "a/moved", "moved"), ("mv", "dd/e", "e"), ("chown", "e/file", "7"), ("mv", "e/file", "a/file")),
-    ),
-    "attributes-then-data": (
-        (("chmod", "a/file", "600"), ("chown", "d/file", "7"), ("chmod", "g/file", "600")),
-        (("append", "a/file", "more"), ("write", "d/file", "new"), ("mv", "g", "gg"), ("append", "gg/file", "more")),
-    ),
-    "links": (
-        (("append", "shared/one", "more"), ("link", "top", "a/top")),
-        (("rm", "shared/two"), ("chmod", "a/top", "600"), ("link", "a/top", "d/top")),
-    ),
-    "links-of-copied-attributes": (
-        (("chmod", "top", "600"), ("link", "top", "a/top")),
-        (("rm", "top"), ("mv", "a", "aa"), ("append", "aa/top", "more")),
-    ),
-}
-
-
-def _step(root: Path, verb: str, *words: str) -> None:
-    """Do one step of a script below ``root``."""
-    place = root / words[0]
-    if verb == "mkdir":
-        for word in words:
-            (root / word).mkdir(parents=True, exist_ok=True)
-    elif verb == "link":
-        _link(place, root / words[1])
-    elif verb == "rm":
-        shutil.rmtree(place) if place.is_dir() and not place.is_symlink() else place.unlink()
-    elif verb == "exchange":
-        _exchange(place, root / words[1])
-    else:
-        SIMPLE[verb](root, place, *words[1:])
-
-
-def _link(old: Path, new: Path) -> None:
-    if not old.exists():
-        old.write_text("linked")
-    new.hardlink_to(old)
-
-
-def _exchange(one: Path, other: Path) -> None:
-    run("python3", "-c", _EXCHANGE, one, other)
-
-
-_EXCHANGE = """
-import ctypes, os, sys
-libc = ctypes.CDLL(None, use_errno=True)
-if libc.renameat2(-100, os.fsencode(sys.argv[1]), -100, os.fsencode(sys.argv[2]), 2):
-    sys.exit(os.strerror(ctypes.get_errno()))
-"""
-
-
-def _append(_root: Path, place: Path, text: str) -> None:
-    with place.open("a") as file:
-        file.write(text)
-
-
-def _set(_root: Path, place: Path, word: str) -> None:
-    name, _, value = word.partition("=")
-    os.setxattr(place, name, value.encode())
-
-
-SIMPLE: dict[str, Callable[..., object]] = {
-    "write": lambda _root, place, text: place.write_text(text),
-    "append": _append,
-    "mv": lambda root, place, to: place.rename(root / to),
-    "symlink": lambda _root, place, to: place.symlink_to(to),
-    "fifo": lambda _root, place: os.mkfifo(place),
-    "chmod": lambda _root, place, mode: place.chmod(int(mode, 8)),
-    "chown": lambda _root, place, uid: os.chown(place, int(uid), int(uid)),
-    "touch": lambda _root, place: os.utime(place, ns=(10**18, 10**18)),
-    "set": _set,
-}
+#: What differs between two directories that were filled one after the other, and when layers of links are stacked:
+#: what holds those together, the index in a workdir, is no part of a layer.
+LINKS = ("mtime_ns", "links")
 
 
 @contextmanager
 def _mount(
-    which: str, base: Path, lowers: Sequence[Path], upper: Path | None = None, work: Path | None = None, options: str = ""
+    which: str,
+    base: Path,
+    lowers: Sequence[Path],
+    upper: Path | None = None,
+    work: Path | None = None,
+    options: str = "",
 ) -> Iterator[Path]:
-    """Mount, once more if the kernel still takes a layer for used: another's mount namespace may have copied the mount."""
+    """Mount, once more if the kernel takes a layer for used: another mount namespace may have copied the last mount."""
     for attempt in range(BUSY_ATTEMPTS):
         with ExitStack() as stack:
             try:
@@ -167,65 +75,107 @@ def _mount(
             return
 
 
-class Generations(NamedTuple):
-    """Layers made one above the other, topmost first."""
+class Generations:
+    """Layers made one above the other, topmost first, by the scripts ``names``, without the verbs in ``skip``."""
 
-    base: Path
-    layers: list[Path]
+    def __init__(self, base: Path, names: Iterable[str] = scripts.SCRIPTS, skip: Sequence[str] = ()) -> None:
+        self.base = base
+        self.chosen = (names, skip)
+        self.layers = [base / "bottom"]
+        self.layers[0].mkdir()
+        scripts.prepare(self.layers[0], *self.chosen)
 
-    def add(self, writer: str, script: Sequence[Step]) -> None:
-        """Let ``writer`` work through ``script`` in a new layer above all others."""
-        layer, work = self.base / f"layer{len(self.layers)}", self.base / f"work{len(self.layers)}"
+    def add(self, way: Way) -> None:
+        """Let a writer work through the scripts in a new layer above all others."""
+        number = len(self.layers)
+        layer, work = self.base / f"layer{number}", self.base / f"work{number}"
         layer.mkdir()
         work.mkdir()
-        with _mount(writer, self.base, self.layers, layer, work, OPTIONS[writer]) as point:
-            for step in script:
-                _step(point, *step)
+        with _mount(way.who, self.base, self.layers, layer, work, way.writable) as point:
+            scripts.work(point, number - 1, *self.chosen)
         self.layers.insert(0, layer)
 
-    def as_upper(self, reader: str) -> Tree:
-        """Return the tree with the last layer as the writable one, as ``reader`` shows it."""
+    def as_upper(self, way: Way) -> Tree:
+        """Return the tree with the last layer as the writable one, as a reader shows it."""
         work = self.base / f"work{len(self.layers) - 1}"
-        with _mount(reader, self.base, self.layers[1:], self.layers[0], work, OPTIONS[reader]) as point:
+        with _mount(way.who, self.base, self.layers[1:], self.layers[0], work, way.writable) as point:
             return snapshot(point)
 
-    def as_lowers(self, reader: str) -> Tree:
-        """Return the tree of a read-only mount of all the layers, as ``reader`` shows it."""
-        with _mount(reader, self.base, self.layers, options=READ_ONLY[reader]) as point:
+    def as_lowers(self, way: Way) -> Tree:
+        """Return the tree of a read-only mount of all the layers, as a reader shows it."""
+        with _mount(way.who, self.base, self.layers, options=way.readable) as point:
             return snapshot(point)
 
-
-def _plain(place: Path, name: str) -> Tree:
-    """Return what a plain directory holds after the same steps."""
-    for step in (*BASE, *itertools.chain.from_iterable(SCRIPTS[name])):
-        _step(place, *step)
-    return snapshot(place)
-
-
-@pytest.fixture
-def base(tmp_path: Path) -> Generations:
-    """The lowest layer, which no overlay has written."""
-    bottom = tmp_path / "bottom"
-    bottom.mkdir()
-    for step in BASE:
-        _step(bottom, *step)
-    return Generations(tmp_path, [bottom])
+    def plain(self) -> Tree:
+        """Return what a plain directory holds after the same steps."""
+        place = self.base / "plain"
+        place.mkdir()
+        scripts.prepare(place, *self.chosen)
+        for number in range(len(self.layers) - 1):
+            scripts.work(place, number, *self.chosen)
+        return snapshot(place)
 
 
-#: What differs between two directories that were filled one after the other, and when layers of links are stacked.
-LINKS = ("mtime_ns", "links")
+def _without_links(tree: Tree) -> Tree:
+    """Return the tree but for the scripts that are about hard links, which stacking breaks."""
+    return {path: entry for path, entry in tree.items() if not path.startswith(b"links")}
 
 
-@pytest.mark.parametrize("writers", itertools.product(MOUNTS, repeat=2), ids=" then ".join)
-@pytest.mark.parametrize("name", SCRIPTS)
-def test_generations(tmp_path: Path, base: Generations, name: str, writers: tuple[str, str]) -> None:
+@pytest.mark.parametrize(
+    "writers", itertools.product((KERNEL, OURS), repeat=2), ids=lambda ways: " then ".join(way.who for way in ways)
+)
+def test_the_kernel_and_we(tmp_path: Path, writers: tuple[Way, Way]) -> None:
     """Whoever wrote the layers, both show one tree, and it is the one that a plain directory would hold."""
-    for writer, script in zip(writers, SCRIPTS[name], strict=True):
-        base.add(writer, script)
-    kernel, ours = base.as_upper("kernel"), base.as_upper("ours")
+    made = Generations(tmp_path)
+    for writer in writers:
+        made.add(writer)
+    kernel, ours = made.as_upper(KERNEL), made.as_upper(OURS)
     assert_same_tree(kernel, ours)
-    (tmp_path / "plain").mkdir()
-    assert_same_tree(_plain(tmp_path / "plain", name), ours, ignore=LINKS)
-    assert_same_tree(base.as_lowers("kernel"), base.as_lowers("ours"))
-    if not name.startswith("links"):  # what holds links together, the kernel's index, is no part of a layer
-        assert_same_tree(ours, base.as_lowers("ours"), ignore=LINKS)
+    assert_same_tree(made.plain(), ours, ignore=LINKS)
+    lowers = made.as_lowers(OURS)
+    assert_same_tree(made.as_lowers(KERNEL), lowers)
+    assert_same_tree(_without_links(ours), _without_links(lowers), ignore=LINKS)
+
+
+@pytest.mark.parametrize(
+    "writers",
+    itertools.product((KERNEL_USERXATTR, OURS_USERXATTR), repeat=2),
+    ids=lambda ways: " then ".join(way.who for way in ways),
+)
+def test_with_attributes_of_users(tmp_path: Path, writers: tuple[Way, Way]) -> None:
+    """The same with ``userxattr``; there the kernel renames no directory that has lower parts."""
+    made = Generations(tmp_path, scripts.STILL if KERNEL_USERXATTR in writers else scripts.SCRIPTS)
+    for writer in writers:
+        made.add(writer)
+    ours = made.as_upper(OURS_USERXATTR)
+    assert_same_tree(_without_links(made.plain()), _without_links(ours), ignore=LINKS)
+    kernel, lowers = made.as_lowers(KERNEL_USERXATTR), made.as_lowers(OURS_USERXATTR)
+    assert_same_tree(_without_links(kernel), _without_links(lowers))
+    assert_same_tree(_without_links(ours), _without_links(lowers), ignore=LINKS)
+
+
+@requires("fuse-overlayfs")
+@pytest.mark.parametrize(
+    "writer", [OURS_OCI, OURS_USERXATTR, Way("ours", "whiteouts=overlay")], ids=lambda way: way.writable
+)
+def test_fuse_overlayfs_reads_what_we_write(tmp_path: Path, writer: Way) -> None:
+    """It knows no redirects and no files without data; all the rest, in every dialect."""
+    made = Generations(tmp_path, scripts.STILL if "overlay" in writer.writable else scripts.SCRIPTS)
+    made.add(writer)
+    made.add(writer)
+    lowers = made.as_lowers(OURS)
+    assert_same_tree(_without_links(made.plain()), _without_links(lowers), ignore=LINKS)
+    assert_same_tree(_without_links(made.as_lowers(FUSE_OVERLAYFS)), _without_links(lowers), ignore=LINKS)
+
+
+@requires("fuse-overlayfs")
+@pytest.mark.parametrize("second", [FUSE_OVERLAYFS, OURS, OURS_OCI], ids=lambda way: way.who + way.writable)
+def test_we_read_what_fuse_overlayfs_writes(tmp_path: Path, second: Way) -> None:
+    """With its own marks, and what we add to them in whichever dialect."""
+    made = Generations(tmp_path, [name for name in scripts.STILL if name != "links"])
+    made.add(FUSE_OVERLAYFS)
+    assert_same_tree(made.as_upper(FUSE_OVERLAYFS), made.as_upper(OURS), ignore=("mtime_ns", "xattrs"))
+    made.add(second)
+    ours = made.as_upper(OURS)
+    assert_same_tree(_without_links(made.plain()), _without_links(ours), ignore=LINKS)
+    assert_same_tree(ours, made.as_lowers(OURS))

@@ -151,13 +151,12 @@ def test_a_descriptor_sees_attributes_and_data_change(stack: Stack, point: Path)
 def test_a_mapping_sees_the_data_change(point: Path) -> None:
     """A shared mapping of a file whose attributes alone were copied shows what is written through another."""
     (point / "file").chmod(0o600)
-    with (point / "file").open("rb") as reader, (point / "file").open("r+b") as writer:
-        with mmap.mmap(reader.fileno(), 0, prot=mmap.PROT_READ) as seen:
-            assert seen[:4] == DATA[:4]
-            with mmap.mmap(writer.fileno(), 0) as changed:
-                changed[:4] = b"new!"
-                changed.flush()
-            assert seen[:4] == b"new!"
+    with (point / "file").open("rb") as reader, mmap.mmap(reader.fileno(), 0, prot=mmap.PROT_READ) as seen:
+        assert seen[:4] == DATA[:4]
+        with (point / "file").open("r+b") as writer, mmap.mmap(writer.fileno(), 0) as changed:
+            changed[:4] = b"new!"
+            changed.flush()
+        assert seen[:4] == b"new!"
 
 
 def test_an_open_file_outlives_its_name(stack: Stack, point: Path) -> None:
@@ -284,7 +283,7 @@ def test_a_directory_copied_whole_takes_the_data_along(stack: Stack) -> None:
 
 
 def test_several_layers_of_attributes(tmp_path: Path) -> None:
-    """Attributes come from the topmost layer, data from the lowest, through moves in between (written by the kernel)."""
+    """Attributes come from the topmost layer, data from the lowest, through moves in between, as the kernel writes it."""
     layers = [tmp_path / f"layer{number}" for number in range(4)]
     for number, layer in enumerate(layers):
         layer.mkdir()
@@ -371,7 +370,7 @@ def test_data_only_layers(tmp_path: Path, objects: list[Path], reader: str) -> N
         found = {name: looker.read(name) for name in ("a", "both", "d/b", "plain")}
         assert found == {"a": "one", "both": "top", "d/b": "two", "plain": "own"}
         assert looker.stat("missing").st_size == 3
-        with pytest.raises(OSError, match="error|No such"):
+        with pytest.raises(OSError, match=r"error|No such"):
             looker.read("missing")
 
 
@@ -398,9 +397,9 @@ def test_a_redirect_leads_nowhere_but_into_the_layer(objects: list[Path], tmp_pa
     (objects[1] / "loop").symlink_to("aa")
     (tmp_path / "secret").write_text("secret")
     _bare(objects[0] / "bad", 3, redirect=redirect)
-    with union_mount(tmp_path, [], options=f"lowerdir={objects[0]}::{objects[1]}") as mounted:
-        with pytest.raises(OSError, match="error"):
-            (mounted / "bad").read_bytes()
+    options = f"lowerdir={objects[0]}::{objects[1]}"
+    with union_mount(tmp_path, [], options=options) as mounted, pytest.raises(OSError, match="error"):
+        (mounted / "bad").read_bytes()
 
 
 @pytest.mark.parametrize("lowerdir", ["A::", "::A", "A::B:C", "A:", "A:::B", ""])
@@ -421,7 +420,7 @@ def test_layers_that_are_named_wrongly(tmp_path: Path, lowerdir: str) -> None:
 
 
 def test_an_owner_cannot_point_at_what_he_may_not_read(tmp_path: Path) -> None:
-    """Whoever owns a file can set its ``user.*``: followed by root, they would open any file of the lower layers to him."""
+    """Who owns a file can set its ``user.*``: followed by root, they would open any file of the lower layers to him."""
     (lower, top), _, _ = prepare(tmp_path, 2)
     lower, top = top, lower
     write(lower, {"secret": "secret", "private/file": "secret"})
@@ -442,7 +441,9 @@ def test_without_privilege_they_are_followed(tmp_path: Path) -> None:
     _bare(top / "mine", 6, redirect="/data", prefix="user")
     (top / "new").mkdir()
     os.setxattr(top / "new", "user.overlay.redirect", b"/old")
-    script = "import sys, unionfs; u = unionfs.Union(lower=sys.argv[1:]); print(u.read_text('/mine'), u.listdir('/new'))"
+    script = (
+        "import sys, unionfs; u = unionfs.Union(lower=sys.argv[1:]); print(u.read_text('/mine'), u.listdir('/new'))"
+    )
     script += "; u.close()"
     done = run("unshare", "--user", "--map-root-user", sys.executable, "-c", script, top, lower)
     assert done.stdout == "data42 ['file']\n"
