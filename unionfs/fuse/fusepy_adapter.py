@@ -14,9 +14,9 @@ what a program may expect of a file system, this does not hold here, while it ho
 - rename(2) over a file that is open is two steps for libfuse: if the server is killed between them, the new name is
   missing and the file is still at its old one.
 - Two names of one file (hard links) are two inodes for the kernel: same st_ino, same attributes, same data after each
-  open, but not coherent while both are open (mappings above all). What the kernel checks by inode is not checked between
-  them: locks, overlapping ranges of copy_file_range(2). Attributes are asked for each time for that reason: stat(2) is
-  a request, where the direct transport has none.
+  open, but not coherent while both are open (mappings above all). What the kernel checks by inode is not checked
+  between them: locks, overlapping ranges of copy_file_range(2). Attributes are asked for each time for that reason:
+  stat(2) is a request, where the direct transport has none.
 - renameat2(2) has no flags (EINVAL), SEEK_HOLE and SEEK_DATA see no holes, copy_file_range(2) goes through memory,
   statx(2) has no time of birth; libfuse 3 lets RENAME_NOREPLACE and RENAME_EXCHANGE through, none of the others.
 - O_TMPFILE is EOPNOTSUPP. syncfs(2) reaches no further than the kernel.
