@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.conformance.calls import child, opened
+from tests.conformance.calls import child, mapped, opened
 from tests.support.mounts import prepare, union_mount
 from tests.support.probes import requires
 
@@ -93,3 +93,19 @@ def test_roots_write_keeps_set_id_bits(mount: Path) -> None:
     with opened(program, os.O_WRONLY) as descriptor:
         os.write(descriptor, b"new")
     assert _mode(program) == 0o6755
+
+
+def test_what_a_mapping_wrote_is_no_hole(mount: Path) -> None:
+    """SEEK_DATA finds it before the page is written back, or cp(1) would copy zeros; found by random operations."""
+    path = mount / "sparse"
+    path.write_bytes(b"")
+    path.chmod(0o4755)  # a set-id file is never passed through
+    with opened(path, os.O_RDWR) as descriptor:
+        os.ftruncate(descriptor, 1 << 20)
+        with mapped(descriptor, 1 << 20) as mapping:
+            mapping[500_000:500_004] = b"data"
+            assert os.lseek(descriptor, 0, os.SEEK_DATA) <= 500_000
+            hole = os.lseek(descriptor, 0, os.SEEK_HOLE)
+            assert not 0 < hole <= 500_000 or os.lseek(descriptor, hole, os.SEEK_DATA) <= 500_000
+    with opened(path, os.O_RDONLY) as descriptor:
+        assert os.pread(descriptor, 4, 500_000) == b"data"

@@ -302,7 +302,7 @@ class Operations:
         """open(2) with O_CREAT of a file that is not there."""
         edit = self._stack.writable()
         node, _state, descriptor = edit.create(*self._paths.entry(path), mode, Caller(*self._caller()))
-        self._files.adopt(node, descriptor)
+        self._files.adopt(node, descriptor, info.flags)
         self._paths.remember(node)
         self._opened(node, info)
         return 0
@@ -329,7 +329,7 @@ class Operations:
         """The last close(2) of an open(2)."""
         node = self._open_file(info)
         node.lookups -= 1
-        self._files.release(node)
+        self._files.release(node, info.flags)
         if node.opened is None:
             self._paths.closed(node)
         return 0

@@ -44,16 +44,18 @@ class OpenFile:
     """The real file behind a node that is open, shared by ``count`` handles.
 
     ``descriptor`` is -1 until the first use of a lower file that was opened to be read: most of those are read from the
-    kernel's cache. ``backing_id`` is 0 when data goes through that cache.
+    kernel's cache. ``backing_id`` is 0 when data goes through that cache. ``mappable`` counts the handles whose mappings
+    may be written to.
     """
 
-    __slots__ = ("backing_id", "count", "descriptor", "in_upper")
+    __slots__ = ("backing_id", "count", "descriptor", "in_upper", "mappable")
 
     def __init__(self, descriptor: int, *, in_upper: bool) -> None:
         self.descriptor = descriptor
         self.in_upper = in_upper
         self.backing_id = 0
         self.count = 0
+        self.mappable = 0
 
 
 class OpenFiles:
@@ -76,18 +78,19 @@ class OpenFiles:
         if opened is None:
             later = self._may_read_all and not node.in_upper
             opened = self._enter(node, -1 if later else self._open(node))
-        return self._count(opened)
+        return self._count(opened, flags)
 
-    def adopt(self, node: Node, descriptor: int) -> tuple[int, int]:
+    def adopt(self, node: Node, descriptor: int, flags: int) -> tuple[int, int]:
         """Let ``descriptor``, open on the newly made ``node``, serve it; return as :meth:`acquire` does."""
-        return self._count(self._enter(node, descriptor))
+        return self._count(self._enter(node, descriptor), flags)
 
-    def release(self, node: Node) -> None:
-        """One handle of ``node`` was closed."""
+    def release(self, node: Node, flags: int) -> None:
+        """One handle of ``node``, opened with ``flags``, was closed and its mappings are gone."""
         opened = self.current(node)
         if opened is None:
             return
         opened.count -= 1
+        opened.mappable -= _is_mappable(flags)
         if opened.count > 0:
             return
         node.opened = None
@@ -120,6 +123,11 @@ class OpenFiles:
         if opened.descriptor < 0:
             opened.descriptor = self._open(node)
         return opened.descriptor, False
+
+    def may_hide_data(self, node: Node) -> bool:
+        """Tell whether a mapping may hold data that only the kernel's cache has, where the real file has a hole."""
+        opened = self.current(node)
+        return opened is not None and opened.mappable > 0 and not opened.backing_id
 
     def descriptor(self, node: Node) -> int:
         """Return the descriptor that is open on ``node``, -1 if there is none."""
@@ -170,13 +178,19 @@ class OpenFiles:
         except OSError:
             return 0  # not on this file system (another FUSE, an overlay)
 
-    def _count(self, opened: OpenFile) -> tuple[int, int]:
+    def _count(self, opened: OpenFile, flags: int) -> tuple[int, int]:
         opened.count += 1
+        opened.mappable += _is_mappable(flags)
         if opened.backing_id:
             return abi.FOPEN_PASSTHROUGH, opened.backing_id
         # Pages in the cache may be older than what went past it through an earlier backing file.
         stale = opened.in_upper and self.backing is not None and opened.count == 1
         return 0 if stale else abi.FOPEN_KEEP_CACHE, 0
+
+
+def _is_mappable(flags: int) -> bool:
+    """Tell whether a handle can have writable shared mappings; they take one for reading and writing, see mmap(2)."""
+    return flags & os.O_ACCMODE == os.O_RDWR
 
 
 def _is_writing(flags: int) -> bool:

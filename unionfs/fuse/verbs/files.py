@@ -34,24 +34,24 @@ class FileVerbs(Verbs):
         return replies.data(request.unique, replies.opened(0, *how))
 
     def _create(self, request: Request) -> Reply:
-        _flags, mode, umask, _open_flags = request.args
+        mode, umask = request.args[1:3]
         caller = Caller(request.uid, request.gid, umask)
         parent = self._directory(request.nodeid)
         node, state, descriptor = self._edit().create(parent, request.names[0], mode, caller)
         return self._created(request, node, state, descriptor)
 
     def _tmpfile(self, request: Request) -> Reply:
-        _flags, mode, umask, _open_flags = request.args
+        mode, umask = request.args[1:3]
         caller = Caller(request.uid, request.gid, umask)
         made = self._edit().tmpfile(self._directory(request.nodeid), mode, caller)
         return self._created(request, *made)
 
     def _created(self, request: Request, node: Node, state: os.stat_result, descriptor: int) -> Reply:
-        how = self.files.adopt(node, descriptor)
+        how = self.files.adopt(node, descriptor, request.args[0])
         return replies.data(request.unique, replies.created(self._entry(node, state), replies.opened(0, *how)))
 
     def _release(self, request: Request) -> Reply:
-        self.files.release(self._file(request.nodeid))
+        self.files.release(self._file(request.nodeid), request.args[1])
         return replies.ok(request.unique)
 
     def _read(self, request: Request) -> Reply:
@@ -118,9 +118,11 @@ class FileVerbs(Verbs):
 
     def _lseek(self, request: Request) -> Reply:
         _fh, offset, whence = request.args
-        descriptor, owned = self.files.borrow(self._file(request.nodeid))
+        node = self._file(request.nodeid)
+        seek = _seek_in_data if self.files.may_hide_data(node) else os.lseek
+        descriptor, owned = self.files.borrow(node)
         try:
-            return replies.data(request.unique, replies.lseek(os.lseek(descriptor, offset, whence)))
+            return replies.data(request.unique, replies.lseek(seek(descriptor, offset, whence)))
         finally:
             if owned:
                 os.close(descriptor)
@@ -168,6 +170,14 @@ class FileVerbs(Verbs):
 
     def _flush(self, request: Request) -> Reply:
         return replies.error(request.unique, errno.ENOSYS)  # never asked again: nothing waits for a close
+
+
+def _seek_in_data(descriptor: int, offset: int, whence: int) -> int:
+    """Answer as a file system that knows no holes, as lseek(2) allows; the kernel writes no page back before it asks."""
+    size = os.stat(descriptor).st_size
+    if offset >= size:
+        raise OSError(errno.ENXIO, os.strerror(errno.ENXIO))
+    return offset if whence == os.SEEK_DATA else size
 
 
 def _read_slowly(unique: int, descriptor: int, offset: int, size: int) -> Buffers:
