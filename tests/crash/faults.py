@@ -1,14 +1,12 @@
 """A process that dies at its n-th system call: every call that the package makes to the system is counted.
 
 The functions of ``os`` and of the C library that can change a file system are replaced, in a forked child, by ones that
-count and then call the original. At the chosen number the child ends by ``_exit`` instead of making the call, as a killed
-server would; the descriptors and locks go with it, and nothing is tidied up.
+count and then call the original. At the chosen number the child ends by ``_exit`` instead of making the call, as a
+killed server would; the descriptors and locks go with it, and nothing is tidied up.
 """
 
 from __future__ import annotations
 
-import ctypes
-import fcntl
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -19,9 +17,9 @@ if TYPE_CHECKING:
 
 KILLED = 77
 _OS_CALLS = (
-    "open mkdir mknod symlink link unlink rmdir rename chmod fchmod chown fchown utime truncate ftruncate setxattr "
-    "removexattr fsync fdatasync copy_file_range pwrite write sendfile"
-).split()
+    *("open", "mkdir", "mknod", "symlink", "link", "unlink", "rmdir", "rename", "chmod", "fchmod", "chown", "fchown"),
+    *("utime", "truncate", "ftruncate", "setxattr", "removexattr", "fsync", "fdatasync", "copy_file_range", "pwrite"),
+)
 _LIBC_CALLS = ("renameat2", "linkat", "utimensat", "fallocate")
 
 
@@ -46,16 +44,11 @@ class Counter:
 
 def install(counter: Counter) -> None:
     """Replace the calls in this process, for good: to be used in a forked child alone."""
-    for name in _OS_CALLS:
-        setattr(os, name, counter.wrap(name, getattr(os, name)))
-    for name in _LIBC_CALLS:
-        setattr(_libc.libc, name, counter.wrap(name, getattr(_libc.libc, name)))
-    files._libc_fallocate = counter.wrap("fallocate", files._libc_fallocate)
-    for module in (files, ctypes):
-        if hasattr(module, "_syscall"):
-            module._syscall = counter.wrap("syscall", module._syscall)
-    fcntl.ioctl = counter.wrap("ioctl", fcntl.ioctl)  # type: ignore[assignment]
-    files.ioctl = counter.wrap("ioctl", files.ioctl)  # type: ignore[assignment]
+    places: list[tuple[Any, str]] = [(os, name) for name in _OS_CALLS]
+    places += [(_libc.libc, name) for name in _LIBC_CALLS]
+    places += [(files, name) for name in ("_libc_fallocate", "_syscall", "ioctl")]
+    for place, name in places:
+        setattr(place, name, counter.wrap(name, getattr(place, name)))
 
 
 def run(action: Callable[[], None], last: int) -> tuple[bool, list[str]]:

@@ -1,8 +1,8 @@
 """Whenever the server dies, each file has its old or its new state, and nothing deleted comes back.
 
-Each operation is first run to its end, which tells how many system calls it makes; then once for each of them, dying just
-before it. After each death the stack is opened anew and must show the tree as it was before the operation or as it is
-after it; and the kernel's overlayfs must see the same in the same directories.
+Each operation is first run to its end, which tells how many system calls it makes; then once for each of them, dying
+just before it. After each death the stack is opened anew and must show the tree as it was before the operation or as it
+is after it; and the kernel's overlayfs must see the same in the same directories.
 """
 
 from __future__ import annotations
@@ -71,7 +71,8 @@ OPERATIONS: dict[str, Operation] = {
     "make a link": lambda union: union.symlink("target", "/dir/symlink"),
     "make a hard link to a lower file": lambda union: union.link("/file", "/dir/hard"),
 }
-#: What copies data up and then changes it: the file may also be the copy that has not changed yet, which shows the same.
+#: What copies data up and then changes it: the file may also be the copy that has not changed yet, which shows the
+#: same.
 WRITES: dict[str, Operation] = {"append to a lower file": _append("/file"), "append below": _append("/dir/sub/deep")}
 
 
@@ -191,15 +192,23 @@ def _die_everywhere(layers: Path, stack: Path, operation: Operation) -> None:
         with _union(stack) as union:
             assert os.listdir(stack / "work/work") == [], "the next one to open the stack sweeps the workdir"
             left = _tree(union)
-        assert left in (before, after), f"died before call {last}, {calls[last - 1]}: {_difference(left, before, after)}"
+        assert left in (before, after), (
+            f"died before call {last}, {calls[last - 1]}: {_difference(left, before, after)}"
+        )
         _compare_with_overlayfs(stack, left)
 
 
 def _difference(left: Tree, before: Tree, after: Tree) -> str:
     paths = sorted(set(left) | set(before) | set(after))
-    rows = [f"{path!r}: {left.get(path)!r:.90}" for path in paths if left.get(path) not in (before.get(path), after.get(path))]
+    rows = [
+        f"{path!r}: {left.get(path)!r:.90}"
+        for path in paths
+        if left.get(path) not in (before.get(path), after.get(path))
+    ]
     mixed = [path for path in paths if before.get(path) != after.get(path)]
-    return "; ".join(rows) or f"a mixture of old and new: {[(path, left.get(path) == after.get(path)) for path in mixed]}"
+    return (
+        "; ".join(rows) or f"a mixture of old and new: {[(path, left.get(path) == after.get(path)) for path in mixed]}"
+    )
 
 
 def _compare_with_overlayfs(stack: Path, left: Tree) -> None:
