@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 KILLED = 77
+BEGIN = "begin"
 _OS_CALLS = (
     *("open", "mkdir", "mknod", "symlink", "link", "unlink", "rmdir", "rename", "chmod", "fchmod", "chown", "fchown"),
     *("utime", "truncate", "ftruncate", "setxattr", "removexattr", "fsync", "fdatasync", "copy_file_range", "pwrite"),
@@ -29,6 +30,10 @@ class Counter:
     def __init__(self, last: int) -> None:
         self.last = last
         self.calls: list[str] = []
+
+    def begin(self) -> None:
+        """Take note that what came before was preparation."""
+        self.calls.append(BEGIN)
 
     def wrap(self, name: str, call: Callable[..., Any]) -> Callable[..., Any]:
         """Return ``call``, counted."""
@@ -51,8 +56,11 @@ def install(counter: Counter) -> None:
         setattr(place, name, counter.wrap(name, getattr(place, name)))
 
 
-def run(action: Callable[[], None], last: int) -> tuple[bool, list[str]]:
-    """Run ``action`` in a child that dies at call ``last``; return whether it came to its end, and the calls it made."""
+def run(action: Callable[[Callable[[], None]], None], last: int) -> tuple[bool, list[str]]:
+    """Run ``action`` in a child that dies at call ``last``; return whether it came to its end, and the calls it made.
+
+    ``action`` is given a function to call when its preparations are over: that stands in the list as BEGIN.
+    """
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
@@ -62,7 +70,7 @@ def run(action: Callable[[], None], last: int) -> tuple[bool, list[str]]:
             counter = Counter(last)
             write, leave = os.write, os._exit
             install(counter)
-            action()
+            action(counter.begin)
             write(writing, " ".join(counter.calls).encode())
             status = 0
         finally:

@@ -71,6 +71,7 @@ OPERATIONS: dict[str, Operation] = {
     "make a link": lambda union: union.symlink("target", "/dir/symlink"),
     "make a hard link to a lower file": lambda union: union.link("/file", "/dir/hard"),
 }
+_FIRST = OPERATIONS["chmod a lower file"]
 #: What copies data up and then changes it: the file may also be the copy that has not changed yet, which shows the
 #: same.
 WRITES: dict[str, Operation] = {"append to a lower file": _append("/file"), "append below": _append("/dir/sub/deep")}
@@ -177,8 +178,9 @@ def _die_everywhere(layers: Path, stack: Path, operation: Operation) -> None:
     with _union(stack) as union:
         before = _tree(union)
 
-    def act() -> None:
+    def act(begin: Callable[[], None]) -> None:
         with _union(stack) as union:
+            begin()
             operation(union)
 
     complete, calls = faults.run(act, 0)
@@ -186,7 +188,8 @@ def _die_everywhere(layers: Path, stack: Path, operation: Operation) -> None:
     with _union(stack) as union:
         after = _tree(union)
     assert after != before
-    for last in range(1, len(calls) + 1):
+    first = 1 if operation is _FIRST else calls.index(faults.BEGIN) + 2  # opening the stack is the same for all
+    for last in range(first, len(calls) + 1):
         _restore(layers, stack)
         faults.run(act, last)
         with _union(stack) as union:
