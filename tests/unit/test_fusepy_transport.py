@@ -193,6 +193,7 @@ def test_words_for_libfuse() -> None:
 def test_words_that_depend() -> None:
     """libfuse 3 does not know ``nonempty``, a stack without an upper is read-only, and some words are refused."""
     assert not _words(3)["nonempty"]
-    assert _words(2, read_only=True)["ro"]
+    assert (_words(2)["rw"], _words(2)["attr_timeout"]) == (True, 0), "attributes of hard links would not agree"
+    assert (_words(2, read_only=True)["ro"], _words(2, read_only=True)["attr_timeout"]) == (True, 1 << 31)
     with pytest.raises(errors.MountError, match="nosymfollow"):
         _words(2, "nosymfollow")

@@ -16,7 +16,7 @@ what a program may expect of a file system, this does not hold here, while it ho
 - Two names of one file (hard links) are two inodes for the kernel: same st_ino, same attributes, same data after each
   open, but not coherent while both are open (mappings above all). What the kernel checks by inode is not checked
   between them: locks, overlapping ranges of copy_file_range(2). Attributes are asked for each time for that reason:
-  stat(2) is a request, where the direct transport has none.
+  stat(2) is a request, where the direct transport has none, except in a stack that is read-only.
 - renameat2(2) has no flags (EINVAL), SEEK_HOLE and SEEK_DATA see no holes, copy_file_range(2) goes through memory,
   statx(2) has no time of birth; libfuse 3 lets RENAME_NOREPLACE and RENAME_EXCHANGE through, none of the others.
 - O_TMPFILE is EOPNOTSUPP. syncfs(2) reaches no further than the kernel.
@@ -135,7 +135,8 @@ def _words(
         "use_ino": True,
         "entry_timeout": _FOREVER_S,
         "negative_timeout": _FOREVER_S,
-        "attr_timeout": 0,  # the kernel takes the names of a hard link for different files
+        # The kernel takes the names of a hard link for different files: a change of one would not show in the others.
+        "attr_timeout": _FOREVER_S if read_only else 0,
         "nonempty": library.version == 2,  # libfuse 3 does not mind
         "allow_other": privileged or options.allow_other or options.allow_root,
         "dirsync": bool(flags & mounts.MS_DIRSYNC),
