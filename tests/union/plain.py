@@ -115,7 +115,7 @@ Found = dict[str, tuple[Facts, os.stat_result]]
 
 
 def _with_names(found: Found) -> dict[str, Facts]:
-    """Give each file with several names all of these. Their count may be higher, but not lower than what st_nlink says."""
+    """Give each file with several names all of these; st_nlink may count more of them, but not fewer."""
     inodes: dict[int, list[str]] = {}
     for path, (facts, state) in found.items():
         if facts.kind != stat.S_IFDIR:
@@ -142,9 +142,7 @@ def _facts(api: Any, path: str, state: os.stat_result) -> Facts:
     if stat.S_ISLNK(state.st_mode):
         content = os.fsencode(api.readlink(path))
     elif stat.S_ISREG(state.st_mode):
-        opened = open(path, "rb") if api is os else api.open(path, "rb")
-        with opened as file:
-            content = file.read()
+        content = Path(path).read_bytes() if api is os else api.read_bytes(path)
     names = sorted(api.listxattr(path, follow_symlinks=False))
     return Facts(
         stat.S_IFMT(state.st_mode),

@@ -103,9 +103,11 @@ def choose(random: Random, standing: list[str]) -> tuple[Any, ...]:
     new = f"{base}/{random.choice(NAMES)}"
     data = random.choice((b"", b"x", b"hello", b"long" * 2000))
     table: list[tuple[Any, ...]] = [
-        ("rb", old, b""), ("wb", random.choice((old, new)), data), ("ab", old, data), ("xb", new, data), ("r+b", old, data),
+        ("rb", old, b""), ("wb", random.choice((old, new)), data), ("ab", old, data), ("xb", new, data),
+        ("r+b", old, data),
         ("mkdir", new, 0o755), ("mkdir", new, 0o755), ("rmdir", old), ("unlink", old), ("unlink", old), ("rmtree", old),
-        ("rename", old, new), ("rename", old, new), ("rename", old, new), ("rename", old, old), ("rename", old, base + "/a"),
+        ("rename", old, new), ("rename", old, new), ("rename", old, new), ("rename", old, old),
+        ("rename", old, base + "/a"),
         ("link", old, new), ("symlink", random.choice(TARGETS), new), ("truncate", old, random.choice((0, 3, 5000))),
         ("chmod", old, random.choice((0o600, 0o755, 0o4711, 0o2775))), ("listdir", old), ("stat", old), ("lstat", old),
         ("readlink", old), ("setxattr", old, "user.one", data[:100]), ("getxattr", old, "user.one"),

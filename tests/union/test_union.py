@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import os
 import stat
 import threading
@@ -37,7 +38,7 @@ def filled(layers: Layers, dialect: Dialect) -> Layers:
     return layers
 
 
-# -- reading -------------------------------------------------------------------------------------------------------------
+# -- reading -----------------------------------------------------------------------------------------------------------
 
 
 def test_the_topmost_layer_decides(filled: Layers) -> None:
@@ -113,7 +114,8 @@ def test_scandir_walk_and_glob(filled: Layers) -> None:
 
 def test_walk_can_be_pruned_and_passes_errors_over(filled: Layers) -> None:
     """What the caller takes out of the list of directories is not entered."""
-    seen, problems = [], []
+    seen: list[str] = []
+    problems: list[OSError] = []
     with filled.union() as union:
         for path, directories, _ in union.walk("/"):
             seen.append(path)
@@ -123,7 +125,7 @@ def test_walk_can_be_pruned_and_passes_errors_over(filled: Layers) -> None:
     assert [type(problem) for problem in problems] == [FileNotFoundError]
 
 
-# -- opening -------------------------------------------------------------------------------------------------------------
+# -- opening -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("mode", ["r", "rb", "rt", "r+", "r+b", "w", "wb", "w+", "a", "ab", "a+", "x", "xb"])
@@ -136,7 +138,7 @@ def test_open_does_what_the_builtin_does(filled: Layers, tmp_path: Path, mode: s
                 model.write_bytes(union.read_bytes(name))
             else:
                 model.unlink(missing_ok=True)
-            assert _use(lambda mode, name=name: union.open(name, mode), mode) == _use(model.open, mode)
+            assert _use(functools.partial(union.open, name), mode) == _use(model.open, mode)
             assert union.exists(name) == model.exists()
             if model.exists():
                 assert union.read_bytes(name) == model.read_bytes()
@@ -210,7 +212,7 @@ def test_the_ends_of_a_fifo_meet(filled: Layers) -> None:
         writer.join()
 
 
-# -- changes -------------------------------------------------------------------------------------------------------------
+# -- changes -----------------------------------------------------------------------------------------------------------
 
 
 def test_directories(filled: Layers) -> None:
@@ -235,7 +237,7 @@ def test_directories(filled: Layers) -> None:
 
 
 def test_removal(filled: Layers) -> None:
-    """Gone, and gone after it is opened again; and the lower one does not come back when it is made again and removed."""
+    """Gone, also when opened again; the lower one does not come back when it is made again and removed."""
     with filled.union() as union:
         union.unlink("a/x")
         union.remove("link")
@@ -409,7 +411,7 @@ def test_statvfs(filled: Layers) -> None:
             union.statvfs("none")
 
 
-# -- without a writable layer --------------------------------------------------------------------------------------------
+# -- without a writable layer ------------------------------------------------------------------------------------------
 
 
 def test_without_an_upper_nothing_changes(layers: Layers) -> None:
@@ -443,7 +445,7 @@ def test_without_an_upper_nothing_changes(layers: Layers) -> None:
         assert union.statvfs().f_bsize
 
 
-# -- opening a stack -----------------------------------------------------------------------------------------------------
+# -- opening a stack ---------------------------------------------------------------------------------------------------
 
 
 def test_the_workdir_that_nobody_named_is_a_hidden_sibling(tmp_path: Path) -> None:

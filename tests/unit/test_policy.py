@@ -74,4 +74,4 @@ def test_every_move_is_sound(facts: tuple[bool, ...]) -> None:
     if named["directory"] and named["below_target"]:
         assert plan.redirect or plan.opaque
     if not named["directory"]:
-        assert not (plan.redirect or plan.opaque or plan.exchange)
+        assert not any((plan.redirect, plan.opaque, plan.exchange))

@@ -1,0 +1,133 @@
+"""``unionfs.mount`` and ``unionfs.run``: real mounts, from a program."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import unionfs
+from tests.support import leftovers
+from tests.support.mounts import is_mounted
+from tests.support.probes import requires
+from unionfs import errors
+
+LIMIT_S = 60
+
+
+@pytest.fixture
+def stack(tmp_path: Path) -> Path:
+    """Two layers with names that mount options would have to escape, and an upper."""
+    for name, text in {"one,x": "1", "two:y\\": "2"}.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / f"file{text}").write_text(text)
+    (tmp_path / "upper").mkdir()
+    return tmp_path
+
+
+@requires("fuse")
+def test_a_mount_lasts_as_long_as_its_block(stack: Path) -> None:
+    """At a temporary place, seen by every process; the changes stay."""
+    with unionfs.mount([stack / "one,x", stack / "two:y\\"], stack / "upper") as root:
+        assert is_mounted(root)
+        assert sorted(os.listdir(root)) == ["file1", "file2"]
+        subprocess.run(["sh", "-c", "echo new > new; rm file2; echo changed > file1"], cwd=root, check=True, timeout=30)
+    assert not root.exists()
+    with unionfs.Union(lower=[stack / "one,x", stack / "two:y\\"], upper=stack / "upper") as union:
+        assert list(map(str, union.changes())) == ["C /file1", "D /file2", "A /new"]
+    assert (stack / "one,x" / "file1").read_text() == "1"
+
+
+@requires("fuse")
+def test_a_mount_without_an_upper_is_read_only(stack: Path) -> None:
+    """At a place of one's own, which stays."""
+    (stack / "point").mkdir()
+    with unionfs.mount(str(stack / "one,x"), mountpoint=stack / "point", options=["noatime"]) as root:
+        assert root == stack / "point"
+        with pytest.raises(OSError, match="Read-only"):
+            (root / "new").touch()
+    assert os.listdir(stack / "point") == []
+    assert not is_mounted(stack / "point")
+
+
+def test_what_cannot_be_mounted_leaves_nothing(stack: Path) -> None:
+    """The reason of the command is that of the exception."""
+    before = set(os.listdir(os.environ["TMPDIR"]))
+    with pytest.raises(errors.MountError, match="none: no such layer"), unionfs.mount(stack / "none"):
+        pass
+    assert set(os.listdir(os.environ["TMPDIR"])) == before
+
+
+@requires("fuse")
+def test_a_mount_that_is_in_use_is_taken_away_and_told(stack: Path) -> None:
+    """Who still uses it can go on; its server ends with the last of them."""
+    with pytest.raises(errors.MountError, match="in use"), unionfs.mount(stack / "one,x") as root:
+        file = (root / "file1").open()
+    assert not is_mounted(root)
+    with file:
+        assert file.read() == "1"
+
+
+@requires("fuse")
+def test_an_error_in_the_block_is_not_hidden(stack: Path) -> None:
+    """And what was mounted is gone."""
+    with pytest.raises(KeyError), unionfs.mount(stack / "one,x") as root:
+        raise KeyError(root)
+    assert not is_mounted(root)
+
+
+@requires("fuse", "root")
+def test_run_returns_what_became_of_the_process() -> None:
+    """Output, status, input; and the machine is as it was."""
+    before = os.stat("/usr").st_mtime_ns
+    script = "cat; rm -rf /usr/share; touch /etc/new; exit 3"
+    done = unionfs.run(["sh", "-c", script], input="given", capture_output=True, text=True, timeout=LIMIT_S)
+    assert (done.returncode, done.stdout, done.stderr) == (3, "given", "")
+    assert done.args == ["sh", "-c", script]
+    assert os.path.isdir("/usr/share")
+    assert not os.path.exists("/etc/new")
+    assert os.stat("/usr").st_mtime_ns == before
+
+
+@requires("fuse", "root")
+def test_run_keeps_its_changes_in_an_upper(stack: Path) -> None:
+    """For a second process, or for a look."""
+    for script in ("echo first > /etc/demo", "cat /etc/demo"):
+        done = unionfs.run(["sh", "-c", script], "/", stack / "upper", capture_output=True, text=True, timeout=LIMIT_S)
+        assert done.returncode == 0, done.stderr
+    assert done.stdout == "first\n"
+    assert (stack / "upper" / "etc" / "demo").read_text() == "first\n"
+
+
+@requires("fuse", "root")
+def test_run_can_insist_on_success() -> None:
+    """As subprocess.run does."""
+    with pytest.raises(subprocess.CalledProcessError) as caught:
+        unionfs.run(["false"], check=True, timeout=LIMIT_S)
+    assert (caught.value.returncode, caught.value.cmd) == (1, ["false"])
+    done = unionfs.run(["no-such-command"], capture_output=True, text=True, timeout=LIMIT_S)
+    assert done.returncode == 127
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_importing_loads_nothing() -> None:
+    """The names come when they are used."""
+    script = (
+        "import sys, unionfs; before = {name for name in sys.modules if name.startswith('unionfs')};"
+        "unionfs.Union; unionfs.mount; unionfs.errors.LayerError;"
+        "print(sorted(before), 'unionfs.union.union' in sys.modules, 'unionfs.fuse.server' in sys.modules)"
+    )
+    home = os.path.dirname(os.path.dirname(unionfs.__file__))
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=30, cwd=home
+    )
+    assert done.stdout == "['unionfs'] True False\n"
+
+
+def test_no_process_is_left(stack: Path) -> None:
+    """After all of the above in this session, none serves these directories."""
+    found = leftovers.processes(Path(os.environ[leftovers.MARK]))
+    assert [process for process in found if str(stack) in process.command] == []

@@ -1,0 +1,146 @@
+"""A union in the hands of an ordinary user, over layers of their own and of others."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import tempfile
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+import unionfs
+from unionfs import ondisk
+from unionfs.union.check import check
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+NOBODY = 65534
+
+
+def as_nobody(function: Callable[[], None]) -> None:
+    """Call ``function`` in a process without privilege; fail with its traceback."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(reading)
+        with open(writing, "w") as report:
+            try:
+                if os.geteuid() == 0:
+                    os.setgroups([])
+                    os.setgid(NOBODY)
+                    os.setuid(NOBODY)
+                function()
+            except BaseException:
+                report.write(traceback.format_exc())
+        os._exit(0)
+    os.close(writing)
+    with open(reading) as report:
+        said = report.read()
+    os.waitpid(child, 0)
+    assert said == ""
+
+
+@pytest.fixture
+def place() -> Iterator[Path]:
+    """A directory that every user can enter, with a lower layer of ours and an upper of theirs."""
+    made = Path(tempfile.mkdtemp())
+    made.chmod(0o755)
+    lower = made / "lower"
+    for name, text in {"a/x": "x", "a/sub/y": "y", "secret": "secret", "run": "#!"}.items():
+        (lower / name).parent.mkdir(parents=True, exist_ok=True)
+        (lower / name).write_text(text)
+    (lower / "secret").chmod(0o600)
+    (lower / "run").chmod(0o6755)
+    (lower / "link").symlink_to("a/x")
+    (made / "theirs").mkdir()
+    (made / "theirs" / "upper").mkdir()
+    if os.geteuid() == 0:
+        for path in (made / "theirs", made / "theirs" / "upper"):
+            os.chown(path, NOBODY, NOBODY)
+    yield made
+    shutil.rmtree(made)
+
+
+def test_whoever_may_read_may_change_a_copy(place: Path) -> None:
+    """Files and directories of other owners: the copies belong to who makes them, and are never set-id."""
+
+    def work() -> None:
+        with unionfs.Union(lower=place / "lower", upper=place / "theirs" / "upper") as union:
+            assert union._stack.upper is not None
+            assert union._stack.upper.dialect is not ondisk.OVERLAY, "trusted.* is for root alone"
+            union.write_text("a/x", "changed")
+            union.unlink("a/sub/y")
+            union.rename("a", "moved")
+            union.mkdir("a")
+            union.rename("link", "a/link")
+            union.chmod("run", 0o755)
+            assert union.stat("run").st_uid == os.getuid()
+            assert stat.S_IMODE(union.stat("run").st_mode) == 0o755
+        with unionfs.Union(lower=place / "lower", upper=place / "theirs" / "upper") as union:
+            assert union.read_text("moved/x") == "changed"
+            assert (union.listdir("moved/sub"), union.listdir("a")) == ([], ["link"])
+            assert [str(change) for change in union.changes()] == [
+                "C /a",
+                "A /a/link",
+                "D /a/sub",
+                "D /a/x",
+                "D /link",
+                "A /moved",
+                "A /moved/sub",
+                "A /moved/x",
+                "C /run",
+            ]
+        upper = os.fsencode(place / "theirs" / "upper")
+        assert check(upper, None, [os.fsencode(place / "lower")]) == []
+
+    as_nobody(work)
+    assert (place / "lower" / "a" / "x").read_text() == "x"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="not run as root: there is nothing that this user may not read")
+def test_what_may_not_be_read_may_not_be_changed(place: Path) -> None:
+    """But it may be deleted: that takes nothing from the layer."""
+
+    def work() -> None:
+        with unionfs.Union(lower=place / "lower", upper=place / "theirs" / "upper") as union:
+            for call in (union.read_text, lambda path: union.open(path, "a"), lambda path: union.chmod(path, 0o644)):
+                with pytest.raises(PermissionError):
+                    call("secret")
+            union.unlink("secret")
+            assert not union.exists("secret")
+
+    as_nobody(work)
+    assert (place / "lower" / "secret").read_text() == "secret"
+
+
+def test_set_id_bits_are_not_carried_over(place: Path) -> None:
+    """A copy of a set-id program of somebody else would run as whoever made the copy."""
+
+    def work() -> None:
+        with unionfs.Union(lower=place / "lower", upper=place / "theirs" / "upper") as union:
+            union.utime("run", ns=(1, 2))
+            if os.geteuid() != os.stat(place / "lower" / "run").st_uid:
+                assert stat.S_IMODE(union.stat("run").st_mode) == 0o755
+
+    as_nobody(work)
+
+
+def test_directories_that_may_not_be_searched(place: Path) -> None:
+    """The owner of a directory without permissions can remove it with all that is in it, once they are there."""
+
+    def work() -> None:
+        with unionfs.Union(lower=place / "lower", upper=place / "theirs" / "upper") as union:
+            union.makedirs("own/deep")
+            union.chmod("own/deep", 0)
+            if os.geteuid() != 0:
+                with pytest.raises(PermissionError):
+                    union.listdir("own/deep")
+            union.chmod("own/deep", 0o700)
+            union.rmtree("own")
+
+    as_nobody(work)
