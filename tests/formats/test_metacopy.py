@@ -283,7 +283,7 @@ def test_a_directory_copied_whole_takes_the_data_along(stack: Stack) -> None:
 
 
 def test_several_layers_of_attributes(tmp_path: Path) -> None:
-    """Attributes come from the topmost layer, data from the lowest, through moves in between, as the kernel writes it."""
+    """Attributes come from the topmost layer, data from the lowest, through moves in between."""
     layers = [tmp_path / f"layer{number}" for number in range(4)]
     for number, layer in enumerate(layers):
         layer.mkdir()

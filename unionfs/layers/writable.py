@@ -97,6 +97,19 @@ class WritableLayer(Layer):
             return False
         return True
 
+    def can_link(self) -> bool:
+        """Tell whether a file of this layer can have several names, by trying."""
+        one, other = self.staging_name(), self.staging_name()
+        self._write_marker(self.work, one)
+        try:
+            files.linkat(self.work, one, self.work, other)
+        except OSError:
+            return False
+        finally:
+            self.discard(one)
+            self.discard(other)
+        return True
+
     # -- staging -----------------------------------------------------------------------------------------------------
 
     def publish(self, staged: bytes, directory: int, name: bytes, flags: int = 0) -> None:
@@ -104,7 +117,21 @@ class WritableLayer(Layer):
 
         Raises OSError.
         """
-        files.renameat2(self.work, staged, directory, name, flags)
+        try:
+            files.renameat2(self.work, staged, directory, name, flags)
+        except OSError as error:
+            if flags != files.RENAME_NOREPLACE or error.errno not in (errno.EINVAL, errno.ENOSYS):
+                raise
+            self._publish_plainly(staged, directory, name)
+
+    def _publish_plainly(self, staged: bytes, directory: int, name: bytes) -> None:
+        """Rename where the file system knows no flags (renameat2(2)): nobody but us makes names in this layer."""
+        try:
+            os.stat(name, dir_fd=directory, follow_symlinks=False)
+        except FileNotFoundError:
+            files.renameat2(self.work, staged, directory, name)
+        else:
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), name)
 
     def discard(self, staged: bytes) -> None:
         """Remove ``staged`` from the workdir, whatever it is; it need not exist."""

@@ -358,7 +358,7 @@ class CopyUp:
         if origin is not None:
             self.upper.mark(self.upper.work, staged, ondisk.ORIGIN, origin)
         self.mark_impure(node.parent)
-        if state.st_nlink > 1:
+        if state.st_nlink > 1 and self.view.keeps_links:
             self.index.enter(node, staged, state)
             staged = self.index.link_out(node)
         self._publish(staged, node.parent, node.name)

@@ -77,6 +77,7 @@ class Stack:
         self.edit: Mutations | None = None
         self.renames: Renames | None = None
         if upper is not None:
+            view.keeps_links = upper.can_link()
             view.index = LinkIndex(view, upper, base)
             self.edit = _mutations(view, upper, view.index)
             self.edit.copyup.metacopy = config.metacopy and upper.dialect.redirects

@@ -42,12 +42,13 @@ class View:
     A ``guarded`` view has rights that the owner of a layer may lack: it follows no redirect that he can set himself.
     """
 
-    __slots__ = ("_filesystems", "cache", "data_layers", "guarded", "index", "lowers", "nodes", "upper")
+    __slots__ = ("_filesystems", "cache", "data_layers", "guarded", "index", "keeps_links", "lowers", "nodes", "upper")
 
     def __init__(self, lowers: list[Layer], upper: Layer | None, cache: DescriptorCache) -> None:
         self.lowers = lowers
         self.data_layers: list[Layer] = []
         self.guarded = process.is_superuser()
+        self.keeps_links = True  # whether a file with several names stays one file when it is copied up
         self.upper = upper
         self.cache = cache
         self.index: LinkIndex | None = None
@@ -166,7 +167,8 @@ class View:
     ) -> tuple[AnyNode, os.stat_result]:
         home: Dir | None = None if place.layer is self.upper else place
         home_name, in_upper = name, home is None
-        if state.st_nlink > 1:
+        several = state.st_nlink > 1 and self.keeps_links
+        if several:
             if self.index is not None:
                 home, home_name, state = self._indexed(home, name, state)
                 in_upper = home is None or home is self.index.directory
@@ -183,7 +185,7 @@ class View:
             metacopy.note_sparse(self, node)
         if node.data is not None:
             state = self.stat(node)
-        if state.st_nlink > 1 or (in_upper and home is not None):
+        if several or (in_upper and home is not None):
             self.nodes.share(node, (state.st_dev, state.st_ino))
             if self.index is not None:
                 (self.index.read_delta if in_upper else self.index.read_lost_names)(node, state)
