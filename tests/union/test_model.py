@@ -16,16 +16,20 @@ from random import Random
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
+import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from tests.stateful import layers as random_layers
+from tests.support import mounts
 from tests.support.probes import requires
 
 from . import plain
 from .conftest import Layers
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from unionfs.ondisk import Dialect
 
 NAMES = ("a", "b", "c\udcff", "d d")
@@ -204,12 +208,20 @@ def run(base: Path, number: int, steps: int) -> None:
     model.layers.examine()
 
 
+@pytest.fixture
+def scratch(tmp_path: Path) -> Iterator[Path]:
+    """A tmpfs: it has room for large attributes, and no disk to wait for."""
+    mounts.run("mount", "-t", "tmpfs", "-o", "mode=0755", "layers", tmp_path)
+    yield tmp_path
+    mounts.run("umount", tmp_path)
+
+
 @requires("root")
 @settings(
     max_examples=12, phases=[Phase.generate], deadline=None, database=None, suppress_health_check=list(HealthCheck)
 )
 @given(number=st.integers(0, 1 << 32))
-def test_union_behaves_as_a_plain_directory(tmp_path: Path, dialect: Dialect, number: int) -> None:
+def test_union_behaves_as_a_plain_directory(scratch: Path, dialect: Dialect, number: int) -> None:
     """Whatever is done to it, in each dialect; the seed alone decides what that is."""
-    with tempfile.TemporaryDirectory(dir=tmp_path) as base:
+    with tempfile.TemporaryDirectory(dir=scratch) as base:
         run(Path(base), number, 60)
