@@ -72,9 +72,10 @@ class Actor:
         for descriptor in (*self._open.values(), self.root):
             os.close(descriptor)
 
-    def holds(self) -> bool:
-        """Tell whether any descriptor is open."""
-        return bool(self._open)
+    def forget(self, slot: int) -> None:
+        """Close what is open in the slot, if anything."""
+        if slot in self._open:
+            os.close(self._open.pop(slot))
 
     def paths(self) -> Iterator[bytes]:
         """Yield the path of everything that is there."""
@@ -109,8 +110,11 @@ class Actor:
 
     @operation
     def truncate(self, path: bytes, size: int) -> None:
-        """See truncate(2)."""
+        """See truncate(2). Whether the file is dated when its size stays is not compared."""
+        before = os.stat(path).st_size
         os.truncate(path, size)
+        if size == before:
+            os.utime(path)
 
     @operation
     def fallocate(self, path: bytes, mode: int, offset: int, length: int) -> None:
@@ -167,9 +171,9 @@ class Actor:
         os.chmod(path, mode)
 
     @operation
-    def chown(self, path: bytes, owner: int, group: int) -> None:
+    def chown(self, path: bytes, owners: tuple[int, int]) -> None:
         """See lchown(2)."""
-        os.lchown(path, owner, group)
+        os.lchown(path, *owners)
 
     @operation
     def utimens(self, path: bytes, atime_ns: int, mtime_ns: int) -> None:
@@ -240,8 +244,7 @@ class Actor:
         return self._open[slot]
 
     def _keep(self, slot: int, descriptor: int) -> None:
-        if slot in self._open:
-            os.close(self._open.pop(slot))
+        self.forget(slot)
         self._open[slot] = descriptor
 
     @operation
@@ -267,8 +270,11 @@ class Actor:
 
     @operation
     def ftruncate(self, slot: int, size: int) -> None:
-        """See ftruncate(2)."""
+        """See ftruncate(2). Whether the file is dated when its size stays is not compared."""
+        before = os.fstat(self._held(slot)).st_size
         os.ftruncate(self._held(slot), size)
+        if size == before:
+            os.utime(self._held(slot))
 
     @operation
     def fchmod(self, slot: int, mode: int) -> None:

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Sequence
     from contextlib import AbstractContextManager
 
+    from .operations import Operation
+
     #: From a base directory, lowers, upper and workdir to the mountpoint.
     Mount = Callable[[Path, Sequence[Path], Path, Path], AbstractContextManager[Path]]
 
@@ -91,6 +93,8 @@ class Comparison(RuleBasedStateMachine):
 
     ours: Mount
     theirs: Mount = staticmethod(oracle)
+    #: Turns an operation that one side cannot be asked into one that it can.
+    limit: Callable[[Operation], Operation]
     scratch: Path
 
     def __init__(self) -> None:
@@ -151,11 +155,14 @@ class Comparison(RuleBasedStateMachine):
         if not perform:
             return
         random = Random(f"{self.seed} {self.steps}")
-        chosen = choose(Situation(random, list(self.actors[1].paths())))
+        chosen = type(self).limit(choose(Situation(random, list(self.actors[1].paths()))))
         self.tell(f" {chosen.name}{chosen.arguments} as user {chosen.who}")
         ours, theirs = (getattr(actor, chosen.name)(*chosen.arguments, who=chosen.who) for actor in self.actors)
         self.agree = ours == theirs or reason_for(chosen, ours, theirs) is not None
         assert self.agree, f"{chosen}: ours {ours}, theirs {theirs}"
+        if ours != theirs and isinstance(chosen.arguments[0], int):
+            for actor in self.actors:
+                actor.forget(chosen.arguments[0])
         if self.steps % COMPARE_EVERY == 0:
             self.compare_trees()
 
@@ -179,10 +186,15 @@ class Comparison(RuleBasedStateMachine):
         self._enter()
 
 
-def machine(scratch: Path, ours: Mount, theirs: Mount = oracle) -> type[Comparison]:
-    """Return a state machine that compares two ways to mount, with layers on the file system of ``scratch``."""
+def unlimited(chosen: Operation) -> Operation:
+    """Ask everything."""
+    return chosen
+
+
+def machine(scratch: Path, ours: Mount, limit: Callable[[Operation], Operation] = unlimited) -> type[Comparison]:
+    """Return a state machine that compares a way to mount with the oracle; the layers are below ``scratch``."""
     return type(
-        "Machine", (Comparison,), {"scratch": scratch, "ours": staticmethod(ours), "theirs": staticmethod(theirs)}
+        "Machine", (Comparison,), {"scratch": scratch, "ours": staticmethod(ours), "limit": staticmethod(limit)}
     )
 
 

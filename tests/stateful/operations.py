@@ -72,6 +72,11 @@ def old(now: Situation) -> bytes:
     return now.random.choices((standing, free, wild), (8, 1, 1))[0](now)
 
 
+def owners(now: Situation) -> tuple[int, int]:
+    """Pick an owner and a group, of which -1 leaves one as it is; never both, see ``differences``."""
+    return now.random.choice(((0, 0), (1000, 1000), (0, 1000), (1000, -1), (-1, 1000), (-1, 0)))
+
+
 def new(now: Situation) -> bytes:
     """Pick a path that is probably not there."""
     return now.random.choices((standing, free, wild), (2, 7, 1))[0](now)
@@ -80,7 +85,6 @@ def new(now: Situation) -> bytes:
 mode = of(0o644, 0o600, 0o755, 0o777, 0o000, 0o4711, 0o2775, 0o1777)
 size = of(0, 1, 7, 4096, 20_000)
 content = of(b"", b"x", b"hello", b"\0" * 10, b"long" * 2000)
-owner = of(-1, 0, 1000)
 moment = of(0, -1, 1_500_000_000_987_654_321, (1 << 31) * 10**9 + 5, -(1 << 31) * 10**9)
 xattr = of(*layers.XATTRS)
 acl = of("system.posix_acl_access", "system.posix_acl_default")
@@ -105,7 +109,7 @@ TABLE = (
     Row(1, "mknod", (new, device_free, of(0))),
     Row(1, "mknod", (new, of(stat.S_IFCHR | 0o660, stat.S_IFBLK | 0o600), of(os.makedev(1, 3)))),
     Row(3, "chmod", (old, mode)),
-    Row(2, "chown", (old, owner, owner)),
+    Row(2, "chown", (old, owners)),
     Row(2, "utimens", (old, moment, moment)),
     Row(1, "touch", (old,)),
     Row(2, "setxattr", (old, xattr, of(*layers.VALUES), of(0, 0, os.XATTR_CREATE, os.XATTR_REPLACE))),
@@ -139,3 +143,12 @@ def choose(now: Situation) -> Operation:
     row = now.random.choices(TABLE, [row.weight for row in TABLE])[0]
     who = 1000 if row.for_all and now.random.random() < 0.2 else 0
     return Operation(row.name, tuple(pick(now) for pick in row.picks), who)
+
+
+def known_to_libfuse2(chosen: Operation) -> Operation:
+    """Replace what libfuse 2 has no request for, by what is nearest to it."""
+    if chosen.name == "rename":
+        return chosen._replace(arguments=(*chosen.arguments[:2], 0))
+    if chosen.name == "tmpfile":
+        return Operation("open", (*chosen.arguments, os.O_RDONLY), chosen.who)
+    return chosen
