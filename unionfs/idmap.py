@@ -49,10 +49,10 @@ def parse_ranges(text: str) -> tuple[Range, ...]:
     """
     fields = [field for field in text.split(":") if field]
     if not fields or len(fields) % 3 or not all(field.isdecimal() for field in fields):
-        raise ValueError(text)
+        raise ValueError(f"no ranges of ids: {text}")
     numbers = [int(field) for field in fields]
     if max(numbers) > EVERY_ID:
-        raise ValueError(text)
+        raise ValueError(f"no ranges of ids: {text}")
     return tuple(Range(*numbers[index : index + 3]) for index in range(0, len(numbers), 3))
 
 
@@ -65,8 +65,8 @@ def parse_namespace(text: str) -> tuple[Range, ...]:
 class IdMap(NamedTuple):
     """How one kind of id, user or group, is shown and stored."""
 
-    ranges: tuple[Range, ...] = ()
-    """Which ids stand for which; none at all: each for itself."""
+    ranges: tuple[Range, ...] | None = None
+    """Which ids stand for which; None: each for itself."""
     squash: int = KEEP
     """The one id to show for all, if it is not ``KEEP``."""
     missing: int = OVERFLOW_ID
@@ -81,7 +81,7 @@ class IdMap(NamedTuple):
         """Return the same, None for an id that does not exist in the view."""
         if self.squash != KEEP:
             return self.squash
-        if not self.ranges:
+        if self.ranges is None:
             return disk
         for first, shown, size in self.ranges:
             if first <= disk < first + size:
@@ -90,7 +90,7 @@ class IdMap(NamedTuple):
 
     def to_disk(self, view: int) -> int | None:
         """Return the id to store for one that a program gives, ``KEEP`` for ``KEEP``; None where no range has it."""
-        if view == KEEP or not self.ranges:
+        if view == KEEP or self.ranges is None:
             return view
         for first, shown, size in self.ranges:
             if shown <= view < shown + size:
@@ -99,7 +99,8 @@ class IdMap(NamedTuple):
 
     def without(self, disk: int) -> IdMap:
         """Return the same map, with the id ``disk`` of the layers as one that does not exist."""
-        return self._replace(ranges=tuple(part for range_ in self.ranges for part in _split(range_, disk)))
+        whole = self.ranges if self.ranges is not None else (Range(0, 0, EVERY_ID),)
+        return self._replace(ranges=tuple(part for range_ in whole for part in _split(range_, disk)))
 
 
 def _split(range_: Range, disk: int) -> Iterable[Range]:
@@ -226,8 +227,8 @@ def encode_request(*numbers: int, name: bytes = b"") -> bytes:
 def decode_request(value: bytes, count: int) -> tuple[list[int], bytes]:
     """Return the ``count`` numbers and the name in such a value. Raises ValueError."""
     *numbers, name = value.split(b":", count)
-    if len(numbers) != count:
-        raise ValueError(value)
+    if len(numbers) != count or not all(number.removeprefix(b"-").isdigit() for number in numbers):
+        raise ValueError(f"no request: {value!r}")
     return [int(number) for number in numbers], name
 
 

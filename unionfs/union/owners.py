@@ -68,7 +68,7 @@ class Owners:
         if self.adapts:  # an owner from outside of the user namespace reads as that id
             return _Rules(uids.without(idmap.OVERFLOW_ID), gids.without(idmap.OVERFLOW_ID), found)
         if (uids.ranges or gids.ranges) and _is_idmapped(layer.path):  # the kernel has done it: mount_setattr(2)
-            return _Rules(uids._replace(ranges=()), gids._replace(ranges=()), found)
+            return _Rules(uids._replace(ranges=None), gids._replace(ranges=None), found)
         return _Rules(uids, gids, found)
 
     @property
@@ -136,8 +136,11 @@ class Owners:
         self._rules[self.upper] = rules._replace(attribute=attribute)
         path = self.upper.root.proc_path()
         if _read(path, attribute) is None:
-            state = os.stat(path)
-            os.setxattr(path, attribute, Override(state.st_uid, state.st_gid, state.st_mode).encode())
+            state = os.stat(path)  # this directory was made outside: its owner may be nobody who exists here
+            uid = rules.uids.without(idmap.OVERFLOW_ID).find(state.st_uid)
+            gid = rules.gids.without(idmap.OVERFLOW_ID).find(state.st_gid)
+            owner = rules.uids.missing if uid is None else uid, rules.gids.missing if gid is None else gid
+            os.setxattr(path, attribute, Override(*owner, state.st_mode).encode())
 
     def forget(self, path: bytes, *, follow: bool) -> None:
         """Take away what a copy has brought along from a lower layer that remembers owners. Raises OSError."""
