@@ -94,6 +94,10 @@ for _name, _package in {
     "strace": "strace",
     "debootstrap": "debootstrap",
     "podman": "podman",
+    "runc": "runc",
+    "newuidmap": "uidmap",
+    "dpkg-deb": "dpkg",
+    "mount.fuse3": "fuse3",
     "buildah": "buildah",
 }.items():
     PROBES[_name] = functools.cache(_program(_name, _package))
