@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import pytest
 
@@ -32,13 +32,26 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Give the mounts and the rows of the table to the tests that ask for them."""
     if "view" in metafunc.fixturenames:
-        views = [(subject, count) for subject in CHOSEN for count in (1, 3)]
+        views = [(subject, count) for subject in CHOSEN for count in SUBJECTS[subject].counts]
         metafunc.parametrize("view", list(map(_view, views)), indirect=True, scope="module")
     if "origin" in metafunc.fixturenames:
         rows = [(row, origin) for row in CASES.values() for origin in row.origins]
         metafunc.parametrize("row,origin", [_param(row, row.origins, origin) for row, origin in rows])
     elif "row" in metafunc.fixturenames:
         metafunc.parametrize("row", [_param(row, ()) for row in CASES.values()])
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what the number of layers makes no difference to: that which lies in the upper one."""
+    again = [item for item in items if _is_a_repetition(item)]
+    config.hook.pytest_deselected(items=again)
+    items[:] = [item for item in items if item not in set(again)]
+
+
+def _is_a_repetition(item: pytest.Item) -> bool:
+    params = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
+    subject, count = cast("tuple[str, int]", params.get("view", ("", 0)))
+    return params.get("origin") == "upper" and bool(subject) and count != SUBJECTS[subject].counts[0]
 
 
 def _view(choice: tuple[str, int]) -> object:

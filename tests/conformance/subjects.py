@@ -25,16 +25,20 @@ PATIENCE_S = 30
 
 
 class Subject(NamedTuple):
-    """A way to mount: a function of base directory, lowers, upper and workdir; and what the machine must have."""
+    """A way to mount: a function of base directory, lowers, upper and workdir.
+
+    ``needs`` is what the machine must have for it, ``counts`` the numbers of lower layers to run it with.
+    """
 
     mount: Callable[..., AbstractContextManager[Path]]
     needs: tuple[str, ...]
+    counts: tuple[int, ...] = (1, 3)
 
 
 SUBJECTS = {
     "overlayfs": Subject(partial(overlayfs_mount, options="redirect_dir=on,index=on,xino=on"), ("root", "overlayfs")),
     "direct": Subject(union_mount, ("root", "fuse")),
-    "fusepy": Subject(partial(union_mount, words=("--transport", "fusepy")), ("root", "fuse", "libfuse2")),
+    "fusepy": Subject(partial(union_mount, words=("--transport", "fusepy")), ("root", "fuse", "libfuse2"), (3,)),
     "fuse-overlayfs": Subject(fuse_overlayfs_mount, ("root", "fuse-overlayfs")),
 }
 
