@@ -10,7 +10,7 @@ import sys
 
 from unionfs import errors
 from unionfs.fuse import mounting, server
-from unionfs.union.stack import Config
+from unionfs.union.stack import Config, default_workdir
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ usage: unionmount -o lowerdir=A:B[,upperdir=U,workdir=W][,OPTION...] [SOURCE] MO
 Without an upper directory the mount is read-only.
 """
 
+_TRANSPORTS = ("auto", "direct", "fusepy")
 _OURS = ("lowerdir", "upperdir", "workdir", "metacopy", "whiteouts")
 #: Words of fuse-overlayfs that ask for what is always so here, or for what only its own machinery has.
 _FLAGS = frozenset({"volatile", "userxattr"})
@@ -125,13 +126,26 @@ def _value(word: str, rest: Iterator[str]) -> str:
 
 
 def split_options(text: str) -> list[str]:
-    r"""Split mount options at commas, but not within double quotes (SELinux contexts) nor at ``\,``."""
+    r"""Split mount options at commas, but not within double quotes (SELinux contexts) nor at ``\,``, which stays."""
     return _split(text, ",", quotes=True)
 
 
 def split_layers(text: str) -> list[str]:
     r"""Split the value of ``lowerdir`` at colons; ``\:`` is a colon and ``\\`` a backslash."""
-    return [part.replace("\\:", ":").replace("\\\\", "\\") for part in _split(text, ":", quotes=False)]
+    return [unescape(part) for part in _split(text, ":", quotes=False)]
+
+
+def unescape(text: str) -> str:
+    """Take away the backslash before a colon, a comma or a backslash."""
+    plain, escaped = "", False
+    for char in text:
+        if escaped:
+            plain, escaped = plain + ("" if char in ":,\\" else "\\") + char, False
+        elif char == "\\":
+            escaped = True
+        else:
+            plain += char
+    return plain + "\\" * escaped
 
 
 def split_data_layers(parts: list[str]) -> tuple[list[str], list[str]]:
@@ -139,6 +153,8 @@ def split_data_layers(parts: list[str]) -> tuple[list[str], list[str]]:
 
     Raises UsageError.
     """
+    if parts == [""]:
+        raise errors.NoLayers()
     start = parts.index("") if "" in parts else len(parts)
     lowers, data = parts[:start], parts[start + 1 :: 2]
     if parts[start::2] != [""] * len(data) or "" in data:
@@ -152,7 +168,7 @@ def _split(text: str, separator: str, *, quotes: bool) -> list[str]:
     parts, current, quoted, escaped = [], "", False, False
     for char in text:
         if escaped:
-            current, escaped = current + ("\\" if char != separator or separator == ":" else "") + char, False
+            current, escaped = current + "\\" + char, False
         elif char == "\\":
             escaped = True
         elif char == '"' and quotes:
@@ -176,6 +192,9 @@ def _mount(request: Request) -> int:
             print(f"unknown argument ignored: {word}", file=sys.stderr)
     config = _config(request, named, _FLAGS.intersection(unknown))
     config.owners = ownership
+    if request.transport not in _TRANSPORTS:
+        known = ", ".join(_TRANSPORTS)
+        raise errors.UsageError(problem=f"no such transport: '{request.transport}'; there are {known}")
     resolved = mounting.check_mountpoint(mountpoint)
     service = server.Service(config, resolved, options, request.transport, request.debug)
     if request.foreground:
@@ -202,15 +221,6 @@ def _config(request: Request, named: dict[str, list[str]], flags: frozenset[str]
     )
 
 
-def default_workdir(upper: bytes) -> bytes:
-    """Return, and make, the workdir that belongs to an upper directory for which none was named: a hidden sibling."""
-    parent, name = os.path.split(os.path.abspath(upper))
-    work = os.path.join(parent, b"." + name + b".unionfs-work")
-    if os.path.isdir(upper):
-        os.makedirs(work, mode=0o700, exist_ok=True)
-    return work
-
-
 def _take_ours(request: Request) -> dict[str, list[str]]:
     """Take the layers out of the option words."""
     named: dict[str, list[str]] = {name: [] for name in _OURS}
@@ -218,7 +228,7 @@ def _take_ours(request: Request) -> dict[str, list[str]]:
     for word in request.words:
         name, equals, value = word.partition("=")
         if equals and name in named:
-            named[name] = split_layers(value) if name == "lowerdir" else [value.replace("\\:", ":")]
+            named[name] = split_layers(value) if name == "lowerdir" else [unescape(value)]
         elif word:
             others.append(word)
     request.words = others

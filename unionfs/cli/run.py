@@ -8,12 +8,11 @@ import stat
 import tempfile
 
 from unionfs import errors
-from unionfs.cli.mount import default_workdir
 from unionfs.fuse import server
 from unionfs.fuse.mounting import MountOptions
 from unionfs.layers.writable import remove_tree
 from unionfs.sandbox.run import run_in_stack
-from unionfs.union.stack import Config
+from unionfs.union.stack import Config, default_workdir
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -24,9 +24,9 @@ def run_umount(words: list[str]) -> int:
 def umount(place: bytes, *, lazy: bool = False) -> None:
     """Unmount ``place`` and wait for its server to end."""
     mountpoint = mounting.resolve_mountpoint(place)
-    if not mounting.is_mounted(mountpoint):
+    server = _open_server(mountpoint) if _is_fuse(mountpoint) else -1
+    if server < 0 and not mounting.is_mounted(mountpoint):
         raise errors.NotMounted(mountpoint=place)
-    server = _open_server(mountpoint)
     try:
         mounting.unmount(mountpoint, lazy=lazy)
         if server >= 0 and not lazy:
@@ -34,6 +34,12 @@ def umount(place: bytes, *, lazy: bool = False) -> None:
     finally:
         if server >= 0:
             os.close(server)
+
+
+def _is_fuse(mountpoint: bytes) -> bool:
+    """Tell whether what is mounted may be ours: of any subtype, since that can be chosen."""
+    top = mounting.topmost(mountpoint)
+    return top is not None and top.kind.partition(b".")[0] == b"fuse"
 
 
 def _open_server(mountpoint: bytes) -> int:

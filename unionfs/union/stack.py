@@ -41,7 +41,7 @@ class Config:
     for the strongest that the writable layer can hold.
     """
 
-    __slots__ = ("data_layers", "lowers", "metacopy", "owners", "upper", "volatile", "whiteouts", "workdir")
+    __slots__ = ("data_layers", "lowers", "makes_workdir", "metacopy", "owners", "upper", "volatile", "whiteouts", "workdir")
 
     def __init__(
         self,
@@ -57,6 +57,7 @@ class Config:
         self.lowers = [os.path.abspath(path) for path in lowers]
         self.upper = None if upper is None else os.path.abspath(upper)
         self.workdir = None if workdir is None else os.path.abspath(workdir)
+        self.makes_workdir = upper is not None and self.workdir == default_workdir(upper)
         self.volatile = volatile
         self.metacopy = metacopy
         self.whiteouts = whiteouts
@@ -111,7 +112,7 @@ def open_stack(config: Config, *, own_process: bool = True) -> Stack:
     opened: list[int] = []
     try:
         cache = DescriptorCache(_descriptor_budget(own_process=own_process))
-        upper, base = _open_writable(config, opened, cache) if config.upper is not None else (None, -1)
+        upper, base = open_writable(config, opened, cache) if config.upper is not None else (None, -1)
         lowers = _open_lowers(config, opened, cache)
     except BaseException:
         for descriptor in opened:
@@ -252,12 +253,9 @@ def clone(plain: int) -> int:
 
 
 def default_workdir(upper: bytes) -> bytes:
-    """Return the workdir of a writable layer for which none was named: a hidden directory beside it, made if need be."""
+    """Return the workdir of a writable layer for which none was named: a hidden directory beside it."""
     parent, name = os.path.split(os.path.realpath(upper))
-    workdir = os.path.join(parent, b"." + name + b".unionfs-work")
-    if os.path.isdir(upper):
-        os.makedirs(workdir, mode=0o700, exist_ok=True)
-    return workdir
+    return os.path.join(parent, b"." + name + b".unionfs-work")
 
 
 def remove_workdir(workdir: bytes) -> None:
@@ -269,16 +267,23 @@ def remove_workdir(workdir: bytes) -> None:
             return
 
 
-def _open_writable(config: Config, opened: list[int], cache: DescriptorCache) -> tuple[WritableLayer, int]:
+def open_writable(config: Config, opened: list[int], cache: DescriptorCache) -> tuple[WritableLayer, int]:
+    """Open and lock the writable layer and its workdir, whose descriptor is returned as well. Raises LayerError.
+
+    Each descriptor is added to ``opened``: those are to be closed if anything fails, here or later.
+    """
     assert config.upper is not None
     if config.workdir is None:
         raise errors.WorkdirMissing(upper=config.upper)
     top = open_directory(config.upper)
     opened.append(top)
+    _check_writable(config.upper, top)
+    _check_upper(config)
+    if config.makes_workdir:
+        os.makedirs(config.workdir, mode=0o700, exist_ok=True)
     base = open_directory(config.workdir)
     opened.append(base)
-    _check_writable(config.upper, top)
-    _check_apart(config)
+    _check_workdir(config)
     _check_same_mount(config, top, base)
     for descriptor, path in ((top, config.upper), (base, config.workdir)):
         lock(descriptor, path)
@@ -307,17 +312,23 @@ def _check_writable(path: bytes, descriptor: int) -> None:
         raise errors.UpperReadOnly(path=path, reason=os.strerror(errno.EACCES))
 
 
-def _check_apart(config: Config) -> None:
+def _check_upper(config: Config) -> None:
     """Refuse layers that contain one another: what is written to one would change the other under way."""
-    assert config.upper is not None and config.workdir is not None
-    relation = relate(config.workdir, config.upper)
-    if relation is not None:
-        raise errors.WorkdirOverlaps(workdir=config.workdir, relation=relation, layer=config.upper)
+    assert config.upper is not None
     for lower in config.lowers:
         open_directory_exists(lower)
         relation = relate(config.upper, lower)
         if relation is not None and not _in_machine_root(relation, lower):
             raise errors.UpperOverlapsLower(upper=config.upper, relation=relation, lower=lower)
+
+
+def _check_workdir(config: Config) -> None:
+    """Refuse a workdir that has to do with any layer."""
+    assert config.upper is not None and config.workdir is not None
+    relation = relate(config.workdir, config.upper)
+    if relation is not None:
+        raise errors.WorkdirOverlaps(workdir=config.workdir, relation=relation, layer=config.upper)
+    for lower in config.lowers:
         relation = relate(config.workdir, lower)
         if relation is not None and not _in_machine_root(relation, lower):
             raise errors.WorkdirOverlaps(workdir=config.workdir, relation=relation, layer=lower)
