@@ -36,6 +36,8 @@ class AttributeVerbs(Verbs):
     def _lookup_dots(self, request: Request, name: bytes) -> Reply:
         """File handles ask for a node by its id alone (INIT_EXPORT_SUPPORT)."""
         node = self._node(request.nodeid)
+        if node.parent is None and node is not self.nodes.root:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
         if name == b"..":
             node = node.parent or self.nodes.root
         return replies.data(request.unique, self._entry(node, self._state(node)))
