@@ -267,10 +267,12 @@ def _make_node(caller: Caller, name: str, arguments: tuple[int, ...], device: in
     caller.need(_CAP_MKNOD)
     base, address = (_AT_FDCWD, arguments[0]) if name == "mknod" else (arguments[0], arguments[1])
     mode, number = (arguments[at] & _LOW for at in refusals.NODES[name])
-    place, new = os.path.split(caller.text(address).rstrip(b"/"))
+    place, new = os.path.split(caller.text(address))
     directory = caller.open(base, place or b".", os.O_DIRECTORY)
     try:
-        if os.stat(directory).st_dev != device or new in (b"", b".", b".."):
+        if new in (b"", b".", b".."):
+            raise OSError(errno.EEXIST, os.strerror(errno.EEXIST))
+        if os.stat(directory).st_dev != device:
             raise OSError(errno.EPERM, os.strerror(errno.EPERM))
         request = idmap.encode_request(mode & ~caller.umask, number, caller.uid, caller.gid, name=new)
         os.setxattr(files.proc_path(directory), idmap.NODE_REQUEST, request)
