@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.support.probes import requires
+
 from .table import Place
 from .trees import build
 
@@ -23,6 +25,7 @@ def expect(request: pytest.FixtureRequest, row: Case, *subjects: str) -> None:
             request.applymarker(pytest.mark.xfail(reason=row.deviates[subject], strict=True))
 
 
+@requires("root", "trusted-xattrs", "user-xattrs")
 def test_plain_directory(row: Case, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     """The cases are true of a plain directory: this tests the tests."""
     expect(request, row, "plain")
