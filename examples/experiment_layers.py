@@ -1,7 +1,8 @@
 """Layered data for an experiment: the raw data and a correction as read-only layers, one writable layer per run.
 
-Each run sees all of the data as if it were its own, writes where it likes, and leaves a directory that holds nothing but
-what it changed. A later run stands on an earlier one by taking its directory as one more layer. No mount, no privilege.
+Each run sees all of the data as if it were its own, writes where it likes, and leaves a directory that holds nothing
+but what it changed. A later run stands on an earlier one by taking its directory as one more layer. No mount, no
+privilege.
 
     python examples/experiment_layers.py [DIRECTORY]
 """
