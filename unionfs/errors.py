@@ -97,6 +97,10 @@ class WhiteoutsImpossible(LayerError):
     """{upper}: cannot hold '{dialect}' whiteouts ({reason}); name other ones, or none for the strongest it can hold"""
 
 
+class ConversionImpossible(LayerError):
+    """{path}: cannot be written as '{dialect}': {reason}"""
+
+
 class UpperOverlapsLower(LayerError):
     """{upper}: the upper layer {relation} the lower layer {lower}; choose an upper that lies outside of every lower"""
 

@@ -1,6 +1,6 @@
 """A file system with as little as FAT or a network share has, for tests: ``python poor.py SOURCE MOUNTPOINT``.
 
-No links of either kind, no special files, no extended attributes, no owners, hardly any modes, no flags of renameat2(2).
+No links of either kind, no special files, no extended attributes, no owners, hardly any modes, no flags of a rename.
 """
 
 from __future__ import annotations

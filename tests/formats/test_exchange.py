@@ -46,7 +46,7 @@ OURS_USERXATTR = Way("ours", "userxattr")
 OURS_OCI = Way("ours", "whiteouts=oci")
 FUSE_OVERLAYFS = Way("fuse-overlayfs")
 
-BUSY_ATTEMPTS = 10
+BUSY_ATTEMPTS = 20
 #: What differs between two directories that were filled one after the other, and when layers of links are stacked:
 #: what holds those together, the index in a workdir, is no part of a layer.
 LINKS = ("mtime_ns", "links")
@@ -67,9 +67,9 @@ def _mount(
             try:
                 point = stack.enter_context(MOUNTS[which](base, lowers, upper, work, options))
             except AssertionError as error:
-                if "busy" not in str(error) or attempt + 1 == BUSY_ATTEMPTS:
+                if not ("busy" in str(error) or "already mounted" in str(error)) or attempt + 1 == BUSY_ATTEMPTS:
                     raise
-                time.sleep(0.2)
+                time.sleep(1)
                 continue
             yield point
             return

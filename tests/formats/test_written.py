@@ -23,7 +23,7 @@ from . import scripts
 from .dialects import Looker, write
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
 pytestmark = requires("root", "fuse")
@@ -47,7 +47,7 @@ def _work(union: unionfs.Union) -> None:
 SHOWN = {"d/": "", "e/": "", "file": "0", "moved/": "", "moved/file": "0"}
 
 
-def _marks(layer: Path) -> set[str]:
+def marks(layer: Path) -> set[str]:
     """Return the marks that a layer holds: kinds of whiteouts, and names of attributes."""
     found: set[str] = set()
     for place, directories, names in os.walk(layer):
@@ -67,14 +67,14 @@ def _marks(layer: Path) -> set[str]:
 
 @requires("trusted-xattrs", "user-xattrs")
 @pytest.mark.parametrize(
-    ("whiteouts", "marks"),
+    ("whiteouts", "expected"),
     {
         "overlay": {"device", "trusted.overlay.opaque", "trusted.overlay.redirect"},
         "userxattr": {"device", "user.overlay.opaque"},
         "oci": {"marker", ".wh..wh..opq"},
     }.items(),
 )
-def test_a_dialect_that_was_asked_for(tmp_path: Path, whiteouts: str, marks: set[str]) -> None:
+def test_a_dialect_that_was_asked_for(tmp_path: Path, whiteouts: str, expected: set[str]) -> None:
     """No mark of another one is written, and the tree is the same."""
     (lower,), upper, work = prepare(tmp_path)
     write(lower, BOTTOM)
@@ -87,7 +87,7 @@ def test_a_dialect_that_was_asked_for(tmp_path: Path, whiteouts: str, marks: set
         (point / "d").rename(point / "moved")
         (point / "d").mkdir()
         assert Looker(point).tree() == SHOWN
-    assert _marks(upper) == marks
+    assert marks(upper) == expected
     with unionfs.Union(lower=lower, upper=upper, workdir=work) as union:
         assert Looker(union).tree() == SHOWN
 
@@ -100,7 +100,7 @@ def test_the_strongest_one_is_found(tmp_path: Path) -> None:
     with unionfs.Union(lower=lower, upper=upper, workdir=work) as union:
         _work(union)
         assert Looker(union).tree() == SHOWN
-    assert _marks(upper) == {"device", "trusted.overlay.opaque", "trusted.overlay.redirect"}
+    assert marks(upper) == {"device", "trusted.overlay.opaque", "trusted.overlay.redirect"}
 
 
 @requires("user-xattrs", "userns")
@@ -111,7 +111,7 @@ def test_without_privilege_it_is_the_one_of_users(tmp_path: Path) -> None:
     script = "import sys, unionfs; from tests.formats.test_written import _work\n"
     script += "with unionfs.Union(*sys.argv[1:]) as union: _work(union)"
     run("unshare", "--user", "--map-root-user", sys.executable, "-c", script, lower, upper, work)
-    assert _marks(upper) == {"device", "user.overlay.opaque"}
+    assert marks(upper) == {"device", "user.overlay.opaque"}
     with unionfs.Union(lower=lower, upper=upper, workdir=work) as union:
         assert Looker(union).tree() == SHOWN
 
@@ -190,7 +190,7 @@ def _compare(base: Path, room: Path, names: Sequence[str], skip: tuple[str, ...]
 def test_without_attributes(tmp_path: Path, ramfs: Path) -> None:
     """On a ramfs, all works but attributes: directories are moved whole, links hold together."""
     _compare(tmp_path, ramfs, list(scripts.SCRIPTS), skip=("set",), ignore=())
-    assert _marks(ramfs / "upper") == {"marker", ".wh..wh..opq"}
+    assert marks(ramfs / "upper") == {"marker", ".wh..wh..opq"}
 
 
 @requires("libfuse2")
@@ -199,7 +199,7 @@ def test_without_anything(tmp_path: Path, poor: Path) -> None:
     skip = ("set", "link", "symlink", "fifo", "chmod", "chown", "exchange")
     ignore = ("mode", "uid", "gid", "links", "xattrs")
     _compare(tmp_path, poor, [name for name in scripts.SCRIPTS if not name.startswith("links")], skip, ignore)
-    assert _marks(poor / "upper") <= {"marker", ".wh..wh..opq"}
+    assert marks(poor / "upper") <= {"marker", ".wh..wh..opq"}
 
 
 @requires("libfuse2")
@@ -213,14 +213,15 @@ def test_what_a_poor_file_system_cannot_do(tmp_path: Path, poor: Path) -> None:
         (poor / name).mkdir()
     with union_mount(tmp_path, [lower], poor / "upper", poor / "work") as point:
         before = Looker(point).tree()
-        for attempt in (
+        attempts: list[Callable[[], object]] = [
             lambda: (point / "new").hardlink_to(point / "d/file"),
             lambda: (point / "new").symlink_to("file"),
             lambda: os.mkfifo(point / "new"),
             lambda: (point / "d/file").chmod(0o4755),
             lambda: os.chown(point / "d/file", 1000, 1000),
             lambda: os.setxattr(point / "d/file", "user.x", b"1"),
-        ):
+        ]
+        for attempt in attempts:
             with pytest.raises(OSError, match=r"not permitted|not supported"):
                 attempt()
         assert Looker(point).tree() == before

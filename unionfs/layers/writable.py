@@ -11,7 +11,7 @@ import os
 import stat
 
 from unionfs import errors, ondisk
-from unionfs.layers.layer import DT_CHR, DescriptorCache, Dir, Layer
+from unionfs.layers.layer import DT_CHR, DT_REG, DescriptorCache, Dir, Layer
 from unionfs.syscalls import files
 
 _WHITEOUT_MODE = stat.S_IFCHR
@@ -198,6 +198,7 @@ class WritableLayer(Layer):
     def remove_whiteouts(self, part: Dir) -> None:
         """Take all whiteouts out of a directory of this layer: an opaque one must hold none. Raises OSError."""
         directory = part.descriptor()
+        before = os.stat(directory)
         for name, kind, _ino in list(part.entries()):
             if kind == DT_CHR:
                 state = os.stat(name, dir_fd=directory, follow_symlinks=False)
@@ -205,17 +206,38 @@ class WritableLayer(Layer):
                     os.unlink(name, dir_fd=directory)
             elif ondisk.hidden_by(name) is not None:
                 os.unlink(name, dir_fd=directory)
+        os.utime(files.proc_path(directory), ns=(before.st_atime_ns, before.st_mtime_ns))
+
+    def rewrite_whiteout(self, directory: int, name: bytes) -> None:
+        """Delete ``name`` in this layer's own dialect, where an empty file of that name stands for it. Raises OSError."""
+        if not self.dialect.device_whiteouts:
+            self.write_whiteout(directory, name)
+            os.unlink(name, dir_fd=directory)
+            return
+        staged = self.staging_name()
+        self.write_whiteout(self.work, staged)
+        self.publish(staged, directory, name)
 
     # -- marks -------------------------------------------------------------------------------------------------------
 
     def mark_opaque(self, directory: int, name: bytes) -> None:
         """Make the directory ``name`` hide all lower ones of its name. Raises OSError."""
-        if not self.mark(directory, name, ondisk.OPAQUE, b"y"):
-            inner = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
-            try:
+        inner = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+        try:
+            before = os.stat(inner)
+            part = Dir(self, None, name, inner)
+            if part.marks().xattr_whiteouts:  # from now on nothing says that empty files stand for deletions
+                self._rewrite_whiteouts(part)
+            if not self.mark(directory, name, ondisk.OPAQUE, b"y"):
                 self._write_marker(inner, ondisk.OPAQUE_MARKER)
-            finally:
-                os.close(inner)
+            os.utime(inner, ns=(before.st_atime_ns, before.st_mtime_ns))
+        finally:
+            os.close(inner)
+
+    def _rewrite_whiteouts(self, part: Dir) -> None:
+        for name, kind, _ino in list(part.entries()):
+            if kind == DT_REG and part.is_xattr_whiteout(name):
+                self.rewrite_whiteout(part.fd, name)
 
     def mark(self, directory: int, name: bytes, marker: bytes, value: bytes) -> bool:
         """Set the extended attribute for ``marker``; return False where this layer's dialect has none.
@@ -233,9 +255,26 @@ class WritableLayer(Layer):
             return False  # links and special files take no user.* attributes, xattr(7): they go without
         return True
 
+    def unmark(self, directory: int, name: bytes, marker: bytes) -> None:
+        """Remove the extended attribute for ``marker``, of whichever dialect. Raises OSError."""
+        path = files.proc_path(directory) + b"/" + name
+        stored = {ondisk.TRUSTED_PREFIX + marker, ondisk.USER_PREFIX + marker}
+        for attribute in stored.intersection(attributes_of(path)):
+            os.removexattr(path, attribute, follow_symlinks=False)
+
     def holder(self, parent: Dir, name: bytes) -> Dir:
         """Return the directory ``name`` of ``parent`` in this layer."""
         return Dir(self, parent, name)
+
+
+def attributes_of(path: bytes) -> list[bytes]:
+    """Return the names of all extended attributes of ``path``, none where the file system has none. Raises OSError."""
+    try:
+        return list(map(os.fsencode, os.listxattr(path, follow_symlinks=False)))
+    except OSError as error:
+        if error.errno != errno.EOPNOTSUPP:
+            raise
+        return []
 
 
 def sweep(work: int) -> None:

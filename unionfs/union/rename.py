@@ -191,7 +191,7 @@ class Renames:
         assert place[0].upper is not None
         directory = place[0].upper.descriptor()
         if plan.redirect and not self._redirect(directory, place[1], node):
-            self._copy_tree(node)
+            self.copy_whole(node)
         elif plan.opaque:
             self.upper.mark_opaque(directory, place[1])
 
@@ -206,7 +206,7 @@ class Renames:
             return False
         return self.upper.mark(directory, name, ondisk.REDIRECT, path)
 
-    def _copy_tree(self, root: DirNode) -> None:
+    def copy_whole(self, root: DirNode) -> None:
         """Copy a merged directory up with all that is in it, and let each directory stand by itself.
 
         Neither the nodes on which nobody counts nor the descriptors of a large tree are kept.
@@ -247,6 +247,7 @@ class Renames:
         self.upper.mark_opaque(node.upper.parent.descriptor(), node.upper.name)
         node.lowers, node.table = (), None
         self.upper.remove_whiteouts(node.upper)
+        self.upper.unmark(node.upper.parent.descriptor(), node.upper.name, ondisk.REDIRECT)
 
     def _follow(self, source: Place, target: Place, node: AnyNode) -> None:
         """The layers have changed: let the table and the listings follow."""

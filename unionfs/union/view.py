@@ -246,6 +246,8 @@ class View:
         node.impure = marks.impure
         beside = self.enter(node.parent)
         if self._follows(marks) and marks.redirect is not None:
+            if node.upper.is_opaque(marks):  # it wins, as in ovl_lookup_single of fs/overlayfs/namei.c
+                return ()
             return self.redirected(marks.redirect, beside)
         if not beside or node.upper.is_opaque(marks) or self._is_marked_deleted(node.upper):
             return ()
