@@ -44,8 +44,8 @@ class OpenFile:
     """The real file behind a node that is open, shared by ``count`` handles.
 
     ``descriptor`` is -1 until the first use of a lower file that was opened to be read: most of those are read from the
-    kernel's cache. ``backing_id`` is 0 when data goes through that cache. ``mappable`` counts the handles whose mappings
-    may be written to.
+    kernel's cache. ``backing_id`` is 0 when data goes through that cache. ``mappable`` counts the handles whose
+    mappings may be written to.
     """
 
     __slots__ = ("backing_id", "count", "descriptor", "in_upper", "mappable")

@@ -209,7 +209,10 @@ class WritableLayer(Layer):
         os.utime(files.proc_path(directory), ns=(before.st_atime_ns, before.st_mtime_ns))
 
     def rewrite_whiteout(self, directory: int, name: bytes) -> None:
-        """Delete ``name`` in this layer's own dialect, where an empty file of that name stands for it. Raises OSError."""
+        """Delete ``name`` in this layer's own dialect, where an empty file of that name stands for it.
+
+        Raises OSError.
+        """
         if not self.dialect.device_whiteouts:
             self.write_whiteout(directory, name)
             os.unlink(name, dir_fd=directory)

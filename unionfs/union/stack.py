@@ -41,7 +41,17 @@ class Config:
     for the strongest that the writable layer can hold.
     """
 
-    __slots__ = ("data_layers", "lowers", "makes_workdir", "metacopy", "owners", "upper", "volatile", "whiteouts", "workdir")
+    __slots__ = (
+        "data_layers",
+        "lowers",
+        "makes_workdir",
+        "metacopy",
+        "owners",
+        "upper",
+        "volatile",
+        "whiteouts",
+        "workdir",
+    )
 
     def __init__(
         self,
