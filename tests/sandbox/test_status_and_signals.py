@@ -105,13 +105,12 @@ def test_orphans_are_reaped_while_the_command_runs(sandbox: Sandbox) -> None:
 
 def processes_of(sandbox: Sandbox, process: subprocess.Popen[str]) -> tuple[int, int]:
     """The process ids of the supervisor and of init."""
-    supervisor = only_child(process.pid)
-    return supervisor, only_child(supervisor)
+    (supervisor,) = children(process.pid)
+    return supervisor, children(supervisor)[-1]  # in a user namespace there is a deputy before it
 
 
-def only_child(process_id: int) -> int:
-    (child,) = Path(f"/proc/{process_id}/task/{process_id}/children").read_text().split()
-    return int(child)
+def children(process_id: int) -> list[int]:
+    return list(map(int, Path(f"/proc/{process_id}/task/{process_id}/children").read_text().split()))
 
 
 @pytest.mark.parametrize("victim", ["caller", "group", "supervisor", "init"])
