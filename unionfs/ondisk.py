@@ -78,7 +78,9 @@ def aufs_whiteout(name: bytes) -> bytes:
 
 
 def hidden_by(name: bytes) -> bytes | None:
-    """Return the name that the AUFS marker ``name`` deletes; None for any other name, markers of AUFS itself included."""
+    """Return the name that the AUFS marker ``name`` deletes; None for any other name, markers of AUFS
+    itself included.
+    """
     if not name.startswith(WHITEOUT_PREFIX) or name.startswith(b".wh..wh.") or name == WHITEOUT_PREFIX:
         return None
     return name[len(WHITEOUT_PREFIX) :]
@@ -131,14 +133,18 @@ def read_marks(attributes: dict[bytes, bytes]) -> Marks:
 
 
 def redirect_names(redirect: bytes) -> list[bytes]:
-    """Return the names along a redirect, none if it is not as overlayfs writes it: "/a/b" in the stack, or "b" beside."""
+    """Return the names along a redirect, none if it is not as overlayfs writes it: "/a/b" in the
+    stack, or "b" beside.
+    """
     names = redirect[1:].split(b"/") if redirect.startswith(b"/") else [redirect]
     valid = all(name not in (b"", b".", b"..") and b"/" not in name for name in names)
     return names if valid else []
 
 
 def is_private_attribute(name: bytes) -> bool:
-    """Tell whether a stored attribute belongs to the format (and is not an escaped one): it is never shown or copied."""
+    """Tell whether a stored attribute belongs to the format (and is not an escaped one): it is never
+    shown or copied.
+    """
     for prefix in (TRUSTED_PREFIX, USER_PREFIX):
         if name.startswith(prefix):
             return not name.startswith(ESCAPE, len(prefix))

@@ -36,7 +36,9 @@ class Move(NamedTuple):
 
 
 def move(*, directory: bool, merged: bool, below_source: bool, below_target: bool, target_whiteout: bool) -> Move:
-    """Return how to move something that is in the writable layer already, over nothing, a whiteout or an empty target."""
+    """Return how to move something that is in the writable layer already, over nothing, a whiteout or
+    an empty target.
+    """
     exchange = directory and target_whiteout
     return Move(
         redirect=merged,

@@ -1,4 +1,6 @@
-"""Looking at a stack, mounted or not: what its writable layer changes, whence a name comes, what the server was asked."""
+"""Looking at a stack, mounted or not: what its writable layer changes, whence a name comes, what the
+server was asked.
+"""
 
 from __future__ import annotations
 

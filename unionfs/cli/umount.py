@@ -43,7 +43,9 @@ def _is_fuse(mountpoint: bytes) -> bool:
 
 
 def _open_server(mountpoint: bytes) -> int:
-    """Return a descriptor that becomes readable when the server ends (pidfd_open(2)), -1 if there is none to wait for."""
+    """Return a descriptor that becomes readable when the server ends (pidfd_open(2)), -1 if there is
+    none to wait for.
+    """
     try:
         return os.pidfd_open(int(str(attributes.read(mountpoint, "config")["pid"])))
     except (OSError, errors.UnionfsError):

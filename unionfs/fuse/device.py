@@ -108,7 +108,9 @@ class Server:
         os.set_blocking(device, False)
 
     def run(self, ready: Callable[[], None]) -> None:
-        """Answer requests until the connection ends; ``ready`` is called once the kernel has taken the answer to INIT."""
+        """Answer requests until the connection ends; ``ready`` is called once the kernel has taken the
+        answer to INIT.
+        """
         while not self.dispatcher.connected and not self.dispatcher.ended:
             if not self._serve_some(1):
                 return

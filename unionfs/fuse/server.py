@@ -294,7 +294,9 @@ def _announce(entry: Mount | None, ready: Callable[[], None]) -> None:
 
 
 def _read_further_ahead(entry: Mount) -> None:
-    """Let the kernel ask for as much at once as a request can hold (sysfs-class-bdi in the kernel's Documentation/ABI)."""
+    """Let the kernel ask for as much at once as a request can hold (sysfs-class-bdi in the kernel's
+    Documentation/ABI).
+    """
     try:
         with open(b"/sys/class/bdi/" + entry.device + b"/read_ahead_kb", "wb", buffering=0) as setting:
             setting.write(b"%d" % (MAX_WRITE_BYTES >> 10))

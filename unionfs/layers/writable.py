@@ -299,7 +299,9 @@ def remove_tree(directory: int, name: bytes) -> None:
 
 
 def _remove_directory(directory: int, name: bytes) -> None:
-    """Empty and remove a directory; directories found inside are first moved up beside it, which keeps the stack flat."""
+    """Empty and remove a directory; directories found inside are first moved up beside it, which keeps
+    the stack flat.
+    """
     waiting = [name]
     serial = 0
     while waiting:

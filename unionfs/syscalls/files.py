@@ -168,7 +168,9 @@ class Statx(NamedTuple):
 
 
 def statx(directory: int, name: bytes, mask: int = STATX_BASIC_AND_BTIME) -> Statx:
-    """Ask for the extended attributes of ``name`` (b"" for the descriptor itself), never of a link's target. statx(2)."""
+    """Ask for the extended attributes of ``name`` (b"" for the descriptor itself), never of a link's
+    target. statx(2).
+    """
     buffer = ctypes.create_string_buffer(256)
     check(libc.statx(directory, name, AT_SYMLINK_NOFOLLOW | AT_EMPTY_PATH, mask, buffer), name)
     v = _STATX.unpack_from(buffer)

@@ -178,7 +178,9 @@ class Mutations:
             self.upper.publish(staged, place, name)
 
     def _inherit(self, place: int, staged: bytes, mode: int, caller: Caller) -> None:
-        """Give a staged file the owner it would have got in the directory ``place`` (inode_init_owner in fs/inode.c)."""
+        """Give a staged file the owner it would have got in the directory ``place`` (inode_init_owner
+        in fs/inode.c).
+        """
         parent = os.stat(place)
         gid = caller.gid
         if parent.st_mode & stat.S_ISGID:
@@ -339,7 +341,9 @@ class Mutations:
         return parent.upper is not None and parent.upper.has(name) and not self.shows_whiteout(parent, name)
 
     def keep_open(self, node: AnyNode, *, last: bool) -> None:
-        """Before a name goes: keep a descriptor of a file that somebody knows and that would otherwise be out of reach."""
+        """Before a name goes: keep a descriptor of a file that somebody knows and that would otherwise
+        be out of reach.
+        """
         if not last or node.lookups <= 0 or node.descriptor >= 0:
             return
         directory, name = self.view.place(node)
@@ -386,7 +390,9 @@ class Mutations:
             self.copyup.attributes(node)
 
     def target(self, node: AnyNode) -> tuple[int, bytes, bool]:
-        """Return (directory descriptor, name, whether to follow it) for system calls that change the file's attributes."""
+        """Return (directory descriptor, name, whether to follow it) for system calls that change the
+        file's attributes.
+        """
         if node.descriptor >= 0:
             return files.AT_FDCWD, files.proc_path(node.descriptor), True
         return (*self.view.place(node), False)

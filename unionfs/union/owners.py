@@ -108,7 +108,9 @@ class Owners:
         return (uid if stored_uid is None else stored_uid, gid if stored_gid is None else stored_gid)
 
     def caller(self, caller: Caller) -> Caller:
-        """Return ``caller`` with the ids to store; who is not in the map makes files of nobody, as in fuse-overlayfs."""
+        """Return ``caller`` with the ids to store; who is not in the map makes files of nobody, as in
+        fuse-overlayfs.
+        """
         uid, gid = self.ownership.uids.to_disk(caller.uid), self.ownership.gids.to_disk(caller.gid)
         nobody = idmap.OVERFLOW_ID
         return Caller(nobody if uid is None else uid, nobody if gid is None else gid, caller.umask)

@@ -156,7 +156,9 @@ def open_to_read(config: Config) -> View:
 def _view(
     config: Config, layers: list[Layer], upper: Layer | None, cache: DescriptorCache, hidden: list[os.stat_result]
 ) -> View:
-    """Return the view of the opened ``layers``, the data-only ones last, in none of which the ``hidden`` places show."""
+    """Return the view of the opened ``layers``, the data-only ones last, in none of which the
+    ``hidden`` places show.
+    """
     places = frozenset(map(_identity, hidden))
     for layer in layers:
         layer.hidden = places
@@ -350,7 +352,9 @@ def open_directory_exists(path: bytes) -> None:
 
 
 def _in_machine_root(relation: str, lower: bytes) -> bool:
-    """Everything is inside of ``/``: as a layer it is allowed all the same, and then does not show what is written to."""
+    """Everything is inside of ``/``: as a layer it is allowed all the same, and then does not show
+    what is written to.
+    """
     return relation == "is inside" and os.path.realpath(lower) == b"/"
 
 

@@ -254,7 +254,9 @@ class View:
         return self._stack(self._candidates(node.parent, node.name), beside)
 
     def _is_marked_deleted(self, upper: Dir) -> bool:
-        """Tell whether a marker beside a directory deletes what lower layers have under its name, as OCI layers say it."""
+        """Tell whether a marker beside a directory deletes what lower layers have under its name, as
+        OCI layers say it.
+        """
         return upper.parent is not None and self._deleted_by_marker(upper.parent, upper.name)
 
     def _candidates(self, parent: DirNode, name: bytes) -> Iterable[Dir]:

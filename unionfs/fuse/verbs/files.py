@@ -173,7 +173,9 @@ class FileVerbs(Verbs):
 
 
 def _seek_in_data(descriptor: int, offset: int, whence: int) -> int:
-    """Answer as a file system that knows no holes, as lseek(2) allows; the kernel writes no page back before it asks."""
+    """Answer as a file system that knows no holes, as lseek(2) allows; the kernel writes no page back
+    before it asks.
+    """
     size = os.stat(descriptor).st_size
     if offset >= size:
         raise OSError(errno.ENXIO, os.strerror(errno.ENXIO))
