@@ -8,6 +8,7 @@ import sys
 from unionfs import errors
 from unionfs.union import check as checks
 from unionfs.union.convert import convert
+from unionfs.union.stack import default_workdir
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ def run_check(words: list[str]) -> int:
     if not request.places:
         raise errors.UsageError(problem="check takes the directories to look at, the topmost first")
     work = request.one("--work")
-    workdir = None if work is None else os.fsencode(work)
+    workdir = _workdir_of(request.places[0]) if work is None else os.fsencode(work)
     look = checks.repair if "--repair" in request.flags else checks.check
     left = 0
     for number, layer in enumerate(request.places):
@@ -92,6 +93,12 @@ def run_check(words: list[str]) -> int:
             _print(str(finding))
             left += 1
     return 1 if left else 0
+
+
+def _workdir_of(layer: bytes) -> bytes | None:
+    """Return the workdir that was made for a layer when none was named, if it is there."""
+    workdir = default_workdir(layer)
+    return workdir if os.path.isdir(workdir) else None
 
 
 def _print(text: str) -> None:

@@ -5,14 +5,16 @@ Looking changes nothing and needs no lock; mending takes the lock that a mount t
 
 from __future__ import annotations
 
+import fcntl
 import os
 from typing import NamedTuple
 
 from unionfs import ondisk
-from unionfs.layers.layer import DT_CHR, DT_DIR, DescriptorCache, Dir, Layer
-from unionfs.layers.writable import remove_tree
+from unionfs.layers.layer import DT_CHR, DT_DIR, DT_REG, DescriptorCache, Dir, Layer
+from unionfs.layers.writable import attributes_of, remove_tree
 from unionfs.syscalls import files
-from unionfs.union import stack
+from unionfs.union import metacopy, stack
+from unionfs.union.nodes import Node
 from unionfs.union.paths import Paths
 from unionfs.union.stack import Config
 
@@ -73,6 +75,7 @@ class _Check:
         self._cache = DescriptorCache()
         self.layer = Layer(upper, stack.open_directory(upper), 0, self._cache)
         self._work = None if workdir is None else Layer(workdir, stack.open_directory(workdir), 0, self._cache)
+        self._in_use = _is_locked(self.layer.root.fd)
         self._view: View | None = stack.open_to_read(Config(lowers, upper)) if lowers else None
 
     def __enter__(self) -> _Check:
@@ -100,22 +103,42 @@ class _Check:
 
     def _check_directory(self, part: Dir) -> Iterator[tuple[Finding, Mend | None]]:
         marks = part.marks()
-        if marks.redirect is not None and not self._leads_somewhere(part):
+        opaque = part.is_opaque(marks)
+        if marks.redirect is not None and not opaque and not self._leads_somewhere(part, marks.redirect):
             text = f"its redirect leads nowhere: {os.fsdecode(marks.redirect)}"
             yield _finding(part, b"", text), lambda: _stand_alone(part)
         entries = list(part.entries())
         names = {name: kind for name, kind, _ino in entries}
-        opaque = part.is_opaque(marks)
         for name, kind, _ino in entries:
             problem = _problem_of(part, name, kind, names, opaque=opaque)
             if problem is not None:
                 yield _finding(part, name, problem), _remover(part, name)
+            elif kind == DT_REG:
+                yield from self._check_file(part, name, opaque=opaque)
 
-    def _leads_somewhere(self, part: Dir) -> bool:
+    def _check_file(self, part: Dir, name: bytes, *, opaque: bool) -> Iterator[tuple[Finding, Mend | None]]:
+        stored = attributes_of(part.proc_path(name))
+        said = next((attribute for attribute in stored if os.fsdecode(attribute) in ondisk.WHITEOUT_ATTRIBUTES), None)
+        if said is not None and not part.is_xattr_whiteout(name) and _is_empty(part, name):
+            text = "deletes its name, which its directory does not announce"
+            yield _finding(part, name, text), _remover(part, name) if opaque else _announcer(part, said)
+        if self._view is not None and part.marks(name).metacopy and not self._has_data(self._view, part, name):
+            yield _finding(part, name, "its data is in none of the layers", mendable=False), None
+
+    def _leads_somewhere(self, part: Dir, redirect: bytes) -> bool:
+        if not ondisk.redirect_names(redirect):
+            return False
         if self._view is None:
             return True
         node = Paths(self._view).directory(part.path())
         return bool(self._view.enter(node))
+
+    def _has_data(self, view: View, part: Dir, name: bytes) -> bool:
+        """Tell whether the data of a file can be found that has attributes alone."""
+        node = Paths(view).node(os.path.join(part.path(), name), follow=False)
+        if isinstance(node, Node) and node.data is None:  # not noticed at lookup, where that would cost too much
+            metacopy.note(view, node, part.marks(name))
+        return isinstance(node, Node) and node.data is not None and node.data.place is not None
 
     # -- the workdir -------------------------------------------------------------------------------------------------
 
@@ -129,8 +152,8 @@ class _Check:
                         yield _finding(part, name, "no name is left of this file"), _remover(part, name)
                 elif name == _INCOMPATIBLE:
                     text = "a volatile mount was not ended cleanly: what was written last may be missing"
-                    yield _finding(part, name, text, mendable=False), None
-                else:
+                    yield _finding(part, name, text), _remover(part, name)
+                elif not self._in_use:
                     yield _finding(part, name, "was left by a crash"), _remover(part, name)
 
 
@@ -141,6 +164,28 @@ def _finding(part: Dir, name: bytes, problem: str, *, mendable: bool = True) -> 
 
 def _remover(part: Dir, name: bytes) -> Mend:
     return lambda: remove_tree(part.descriptor(), name)
+
+
+def _announcer(part: Dir, attribute: bytes) -> Mend:
+    """Return what lets a directory say that empty files with ``attribute`` delete their names in it."""
+    opaque = attribute[: -len(ondisk.WHITEOUT)] + ondisk.OPAQUE
+    return lambda: os.setxattr(part.proc_path(), opaque, b"x")
+
+
+def _is_locked(descriptor: int) -> bool:
+    """Tell whether a mount uses a layer: then there is work in progress in its workdir."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False  # a file system without locks
+    fcntl.flock(descriptor, fcntl.LOCK_UN)
+    return False
+
+
+def _is_empty(part: Dir, name: bytes) -> bool:
+    return os.stat(name, dir_fd=part.descriptor(), follow_symlinks=False).st_size == 0
 
 
 def _problem_of(part: Dir, name: bytes, kind: int, names: dict[bytes, int], *, opaque: bool) -> str | None:
