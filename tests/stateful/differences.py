@@ -27,7 +27,7 @@ class Difference(NamedTuple):
 
 
 def _unlinked_lower(step: Operation, ours: object, theirs: object) -> bool:
-    return step.name == "fchmod" and ours is None and theirs == Failed("ENOENT")
+    return step.name == "fchmod" and ours is None and theirs in (Failed("ENOENT"), Failed("EEXIST"))
 
 
 def _absent_acl(step: Operation, ours: object, theirs: object) -> bool:
