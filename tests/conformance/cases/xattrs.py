@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from pathlib import Path
 from struct import pack
 
 from ..calls import child, inside, outcome, refused, umask, write_at, xattr_sizes
@@ -232,6 +233,34 @@ def default_acls_are_inherited_in_place_of_the_umask(at: Place) -> None:
         assert os.getxattr(at.path / name / "sub", DEFAULT) == TWO
         assert os.getxattr(at.path / name / "sub", ACCESS) == TWO
         assert os.stat(at.path / name / "p").st_mode & 0o777 == 0o660
+
+
+GIVING = {"d": folder(0o2777, owner=(0, 500), xattrs={DEFAULT: TWO}), "d/f": file(), "d/sub": folder(), "d/p": file()}
+
+
+@case("posix", GIVING)
+def a_name_that_was_deleted_inherits_as_any_other(at: Place) -> None:
+    def replace() -> None:
+        os.unlink("f")
+        os.rmdir("sub")
+        os.unlink("p")
+        for name in ("f", "other f"):
+            os.close(os.open(name, os.O_CREAT | os.O_WRONLY, 0o4711))
+        for name in ("sub", "other sub"):
+            os.mkdir(name, 0o775)
+        for name in ("p", "other p"):
+            os.mkfifo(name, 0o600)
+
+    with inside(at.path / "d"), umask(0o022):
+        child(replace, user=1000, group=1000)
+    for name in ("f", "sub", "p"):
+        assert _inherited(at.path / "d" / name) == _inherited(at.path / "d" / f"other {name}")
+        assert os.stat(at.path / "d" / name).st_gid == 500
+
+
+def _inherited(path: Path) -> tuple[object, ...]:
+    found = os.stat(path)
+    return found.st_mode, found.st_uid, found.st_gid, {key: os.getxattr(path, key) for key in os.listxattr(path)}
 
 
 @case("posix", {"d": folder(xattrs={DEFAULT: TWO}), "d/f": file(b"data", 0o600), "d/sub": folder(), "d/sub/x": file()})
