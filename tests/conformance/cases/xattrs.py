@@ -238,6 +238,21 @@ def default_acls_are_inherited_in_place_of_the_umask(at: Place) -> None:
 GIVING = {"d": folder(0o2777, owner=(0, 500), xattrs={DEFAULT: TWO}), "d/f": file(), "d/sub": folder(), "d/p": file()}
 
 
+@case("posix", {"d": folder(0o1777, xattrs={DEFAULT: TWO}), "d/gone": file()})
+def a_set_id_file_inherits_as_any_other(at: Place) -> None:
+    def make() -> None:
+        os.unlink("gone")
+        for name in ("gone", "new"):
+            os.close(os.open(name, os.O_CREAT | os.O_WRONLY, 0o4711))
+
+    os.chmod(at.path / "d", 0o777)
+    with inside(at.path / "d"):
+        child(make, user=1000, group=1000)
+    expected = acl("u:7", "user:1000:7", "g:5", "m:1", "o:0")
+    for name in ("new", "gone"):
+        assert _inherited(at.path / "d" / name) == (stat.S_IFREG | 0o4710, 1000, 1000, {ACCESS: expected})
+
+
 @case("posix", GIVING)
 def a_name_that_was_deleted_inherits_as_any_other(at: Place) -> None:
     def replace() -> None:
