@@ -122,7 +122,9 @@ def _without_links(tree: Tree) -> Tree:
 
 
 @pytest.mark.parametrize(
-    "writers", itertools.product((KERNEL, OURS), repeat=2), ids=lambda ways: " then ".join(way.who for way in ways)
+    "writers",
+    list(itertools.product((KERNEL, OURS), repeat=2)),
+    ids=lambda ways: " then ".join(way.who for way in ways),
 )
 def test_the_kernel_and_we(tmp_path: Path, writers: tuple[Way, Way]) -> None:
     """Whoever wrote the layers, both show one tree, and it is the one that a plain directory would hold."""
@@ -139,7 +141,7 @@ def test_the_kernel_and_we(tmp_path: Path, writers: tuple[Way, Way]) -> None:
 
 @pytest.mark.parametrize(
     "writers",
-    itertools.product((KERNEL_USERXATTR, OURS_USERXATTR), repeat=2),
+    list(itertools.product((KERNEL_USERXATTR, OURS_USERXATTR), repeat=2)),
     ids=lambda ways: " then ".join(way.who for way in ways),
 )
 def test_with_attributes_of_users(tmp_path: Path, writers: tuple[Way, Way]) -> None:

@@ -177,7 +177,7 @@ def test_fuse_overlayfs_reads_these_layers_so(tmp_path: Path, layers: list[Path]
 MIDDLE = {"one/a": "1", "one/b": "1", "two/a": "1", "only/a": "1"}
 
 
-@pytest.mark.parametrize("names", itertools.permutations(DIALECTS, 2), ids=" over ".join)
+@pytest.mark.parametrize("names", list(itertools.permutations(DIALECTS, 2)), ids=" over ".join)
 def test_several_dialects_in_one_stack(layers: list[Path], names: tuple[str, str]) -> None:
     """Each layer speaks for itself; what one deletes, the next one above it may have again."""
     top, middle = (DIALECTS[name] for name in names)
