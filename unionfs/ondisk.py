@@ -120,10 +120,10 @@ def read_marks(attributes: dict[bytes, bytes]) -> Marks:
         return attributes.get(USER_PREFIX + marker) if found is None else found
 
     claimed = [marker for marker in (REDIRECT, METACOPY) if value(marker) is not None]
-    opaque = value(OPAQUE) or attributes.get(FUSE_OVERLAYFS_PREFIX + OPAQUE)
+    opaque = {attributes.get(prefix + OPAQUE) for prefix in (TRUSTED_PREFIX, USER_PREFIX, FUSE_OVERLAYFS_PREFIX)}
     return Marks(
-        opaque=opaque == b"y",
-        xattr_whiteouts=opaque == b"x",
+        opaque=b"y" in opaque,
+        xattr_whiteouts=b"x" in opaque,
         redirect=value(REDIRECT) or None,
         metacopy=value(METACOPY) is not None,
         origin=value(ORIGIN) or None,

@@ -12,6 +12,7 @@ import os
 import stat
 
 from unionfs import ondisk
+from unionfs.layers.layer import Dir
 from unionfs.policy import Removal, removal
 from unionfs.syscalls import files
 from unionfs.union.nodes import AnyNode, DirNode, Node
@@ -222,11 +223,22 @@ class Mutations:
         return parent.upper is not None and self._is_whiteout(parent.upper.descriptor(), name)
 
     def _is_whiteout(self, place: int, name: bytes) -> bool:
+        """Tell whether a whiteout of any dialect stands at ``name`` itself."""
         try:
             state = os.stat(name, dir_fd=place, follow_symlinks=False)
         except FileNotFoundError:
             return False
+        if stat.S_ISREG(state.st_mode):
+            return not state.st_size and Dir(self.upper, None, b"", place).is_xattr_whiteout(name)
         return ondisk.is_whiteout(state.st_mode, state.st_rdev)
+
+    def adopt_whiteout(self, place: int, name: bytes) -> None:
+        """Where a whiteout of another dialect stands at ``name``, write it in the layer's own. Raises OSError."""
+        if not self._is_whiteout(place, name):
+            return
+        state = os.stat(name, dir_fd=place, follow_symlinks=False)
+        if stat.S_ISREG(state.st_mode) or not self.upper.dialect.device_whiteouts:
+            self.upper.rewrite_whiteout(place, name)
 
     def _created(self, parent: DirNode, name: bytes) -> tuple[Node, os.stat_result]:
         assert parent.upper is not None

@@ -77,6 +77,7 @@ class Renames:
         to = self.edit.copyup.directory(target[0])
         if source[0].impure:
             self.edit.copyup.mark_impure(target[0])
+        self.edit.adopt_whiteout(to.descriptor(), target[1])
         plan = self._plan(source, node, target)
         self._prepare(source, node, plan)
         other_in_upper = other is not None and self.edit.stands_in_upper(*target, other)
