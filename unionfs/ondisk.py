@@ -7,6 +7,7 @@ of fuse-overlayfs, which is only read.
 
 from __future__ import annotations
 
+import os
 import stat
 from struct import Struct
 from typing import NamedTuple
@@ -65,6 +66,35 @@ def dialect_named(name: str) -> Dialect | None:
 def is_whiteout(mode: int, rdev: int) -> bool:
     """Tell whether a file with this st_mode and st_rdev is overlayfs's whiteout: the character device 0:0."""
     return rdev == 0 and stat.S_ISCHR(mode)
+
+
+#: The highest minor number that every file system can hold (XFS has 18 bits), and how deep overlays may be nested.
+_LAST_MINOR = (1 << 18) - 1
+_NESTINGS = 16
+
+
+def escape_device(mode: int, rdev: int) -> int:
+    """Return the stored number of the device that a program calls ``rdev``; see :func:`unescape_device`.
+
+    A program inside may itself be an overlay: its whiteouts are devices to us, and are stored as the last ones of major
+    number 0, where there are no devices. A program that sees those is an overlay in an overlay, and so on.
+    """
+    if not stat.S_ISCHR(mode) or os.major(rdev) != 0:
+        return rdev
+    minor = os.minor(rdev)
+    if minor == 0:
+        return os.makedev(0, _LAST_MINOR)
+    return os.makedev(0, minor - 1) if _LAST_MINOR - _NESTINGS < minor <= _LAST_MINOR else rdev
+
+
+def unescape_device(mode: int, rdev: int) -> int:
+    """Return what a program sees of a stored device number: the inverse of :func:`escape_device`."""
+    if not stat.S_ISCHR(mode) or os.major(rdev) != 0:
+        return rdev
+    minor = os.minor(rdev)
+    if minor == _LAST_MINOR:
+        return 0
+    return os.makedev(0, minor + 1) if _LAST_MINOR - _NESTINGS <= minor < _LAST_MINOR else rdev
 
 
 def is_reserved_name(name: bytes) -> bool:

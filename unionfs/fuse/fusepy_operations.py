@@ -17,6 +17,7 @@ from unionfs.fuse.openfiles import OpenFiles
 from unionfs.syscalls import files, libfuse
 from unionfs.union.mutate import Caller
 from unionfs.union.nodes import AnyNode, DirNode, Node
+from unionfs.union.pieces import devices_of_programs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -106,7 +107,7 @@ class Operations:
         return self._view.stat(node) if descriptor < 0 else os.stat(descriptor)
 
     def _attributes(self, node: AnyNode, state: os.stat_result) -> Attributes:
-        state = self._view.shown(node, state)
+        state = devices_of_programs(self._view.shown(node, state))
         return {
             "st_ino": node.ino,
             "st_mode": state.st_mode,

@@ -102,7 +102,7 @@ class MappedMutations(Mutations):
 
     def mknod(self, parent: DirNode, name: bytes, mode: int, rdev: int, caller: Caller) -> tuple[Node, os.stat_result]:
         """Create a FIFO, socket, empty regular file or device, which may have to be remembered. Raises OSError."""
-        self._rdev = rdev
+        self._rdev = ondisk.escape_device(mode, rdev)
         try:
             return super().mknod(parent, name, mode, rdev, caller)
         finally:

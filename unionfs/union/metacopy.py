@@ -19,8 +19,6 @@ from unionfs.union.nodes import Data, Node
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
-
     from unionfs.layers.layer import Layer
     from unionfs.union.view import View
 
@@ -79,9 +77,7 @@ def attributes(view: View, node: Node) -> os.stat_result:
     if data.place is None:
         return state
     blocks = os.stat(data.name, dir_fd=data.place.descriptor(), follow_symlinks=False).st_blocks
-    reduced: Any = state.__reduce__()  # ten fields in the order of stat_result, and the rest by name
-    fields, others = reduced[1]
-    return os.stat_result(fields, {**others, "st_blocks": blocks})
+    return pieces.with_field(state, st_blocks=blocks)
 
 
 class _Search:

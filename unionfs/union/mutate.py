@@ -85,9 +85,8 @@ class Mutations:
         return self._new_node(parent, name, state), state, opened[0]
 
     def mknod(self, parent: DirNode, name: bytes, mode: int, rdev: int, caller: Caller) -> tuple[Node, os.stat_result]:
-        """Create a FIFO, socket, device or empty regular file. Raises OSError; EPERM for what would be a whiteout."""
-        if ondisk.is_whiteout(mode, rdev):
-            raise error(errno.EPERM, name)
+        """Create a FIFO, socket, device or empty regular file; a whiteout is one to programs alone. Raises OSError."""
+        rdev = ondisk.escape_device(mode, rdev)
         mode = self._masked(parent, mode, caller)
         self._make(parent, name, mode, caller, lambda at, new: os.mknod(new, mode, rdev, dir_fd=at))
         return self._created(parent, name)
@@ -115,12 +114,13 @@ class Mutations:
         place = self.copyup.directory(parent)
         mode = self._masked(parent, mode, caller)
         descriptor = os.open(b".", os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, mode, dir_fd=place.descriptor())
-        self._own(
-            caller,
-            mode,
-            lambda uid, gid: os.fchown(descriptor, uid, gid),
-            lambda: os.fchmod(descriptor, mode & _PERMISSIONS),
-        )
+        if not self._owns(caller):
+            hands_down = os.stat(place.descriptor()).st_mode & stat.S_ISGID
+            os.fchown(descriptor, caller.uid, -1 if hands_down else caller.gid)
+            if mode & (stat.S_ISUID | stat.S_ISGID):
+                os.fchmod(
+                    descriptor, os.fstat(descriptor).st_mode & _PERMISSIONS | mode & (stat.S_ISUID | stat.S_ISGID)
+                )
         state = os.fstat(descriptor)
         node = Node(self.view.nodes.new_id(), parent, b"", self.view.ino(state))
         node.parent = None
@@ -136,27 +136,23 @@ class Mutations:
             raise error(errno.EPERM, name)
         place = self.copyup.directory(parent).descriptor()
         covered = not self.upper.dialect.device_whiteouts and self.view.find_lower(parent, name) is not None
-        if not covered and self._owns(caller) | self._has_default_acl(parent):
+        if not covered and self._owns(caller):
             try:
                 make(place, name)
+                return
             except FileExistsError:
                 if not self._is_whiteout(place, name):
                     raise
-            else:
-                self._own(
-                    caller,
-                    mode,
-                    lambda uid, gid: os.chown(name, uid, gid, dir_fd=place, follow_symlinks=False),
-                    lambda: files.fchmodat(place, name, mode),
-                )
-                return
-        self._make_staged(place, name, mode, caller, make)
+        self._make_staged(parent, place, name, mode, caller, make)
 
-    def _make_staged(self, place: int, name: bytes, mode: int, caller: Caller, make: Maker) -> None:
+    def _make_staged(self, parent: DirNode, place: int, name: bytes, mode: int, caller: Caller, make: Maker) -> None:
         covers = self._is_whiteout(place, name) or not self.upper.dialect.device_whiteouts
         staged = self.upper.staging_name()
         work = self.upper.work
-        make(work, staged)
+        if self._has_default_acl(parent):
+            self._make_with_acl(place, lambda: make(work, staged))
+        else:
+            make(work, staged)
         try:
             self._inherit(place, staged, mode, caller)
             if stat.S_ISDIR(mode) and covers:
@@ -167,6 +163,17 @@ class Mutations:
             raise
         if not self.upper.dialect.device_whiteouts:
             self.upper.remove_whiteout(place, name)
+
+    def _make_with_acl(self, place: int, make: Callable[[], None]) -> None:
+        """Let the workdir, for one creation, hand down the default ACL of the directory that the file
+        is for (acl(5)).
+        """
+        work = files.proc_path(self.upper.work)
+        os.setxattr(work, _DEFAULT_ACL, os.getxattr(files.proc_path(place), _DEFAULT_ACL))
+        try:
+            make()
+        finally:
+            os.removexattr(work, _DEFAULT_ACL)
 
     def _publish_over(self, staged: bytes, place: int, name: bytes, *, directory: bool) -> None:
         """Rename a staged file to a name that has nothing or a whiteout."""
@@ -197,14 +204,6 @@ class Mutations:
     def _owns(self, caller: Caller) -> bool:
         return caller.uid == self.uid and caller.gid == self.gid
 
-    def _own(self, caller: Caller, mode: int, chown: Callable[[int, int], None], chmod: Callable[[], None]) -> None:
-        """Give a file that was made in its place to ``caller``; the group that a directory hands down stays."""
-        if self._owns(caller):
-            return
-        chown(caller.uid, -1)
-        if mode & (stat.S_ISUID | stat.S_ISGID):
-            chmod()
-
     def _masked(self, parent: DirNode, mode: int, caller: Caller) -> int:
         """Apply the umask, unless the directory's default ACL takes its place (acl(5))."""
         return mode if self._has_default_acl(parent) else mode & ~caller.umask
@@ -231,6 +230,20 @@ class Mutations:
         if stat.S_ISREG(state.st_mode):
             return not state.st_size and Dir(self.upper, None, b"", place).is_xattr_whiteout(name)
         return ondisk.is_whiteout(state.st_mode, state.st_rdev)
+
+    def stage_program_whiteout(self) -> bytes:
+        """Make in the workdir what a program sees as a whiteout; return its name there. Raises OSError."""
+        staged = self.upper.staging_name()
+        os.mknod(staged, stat.S_IFCHR, ondisk.escape_device(stat.S_IFCHR, 0), dir_fd=self.upper.work)
+        return staged
+
+    def publish_program_whiteout(self, staged: bytes, parent: DirNode, name: bytes) -> None:
+        """Put what was staged where a program has just moved ``name`` away. Raises OSError."""
+        place = self.copyup.directory(parent).descriptor()
+        self._publish_over(staged, place, name, directory=False)
+        if parent.listing is not None:
+            state = os.stat(name, dir_fd=place, follow_symlinks=False)
+            parent.listing.add(name, state.st_mode >> 12, self.view.ino(state))
 
     def adopt_whiteout(self, place: int, name: bytes) -> None:
         """Where a whiteout of another dialect stands at ``name``, write it in the layer's own. Raises OSError."""

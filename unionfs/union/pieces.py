@@ -15,6 +15,7 @@ from unionfs.layers.layer import DT_CHR, DT_REG, DT_UNKNOWN, Dir
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+    from typing import Any
 
     from unionfs.layers.layer import Entry
 
@@ -89,3 +90,16 @@ def is_whiteout(part: Dir, name: bytes, state: os.stat_result) -> bool:
     """Tell whether an empty file deletes its name."""
     kind = state.st_mode & _S_IFMT
     return (kind == _S_IFCHR and state.st_rdev == 0) or (kind == _S_IFREG and part.is_xattr_whiteout(name))
+
+
+def with_field(state: os.stat_result, **changed: int) -> os.stat_result:
+    """Return the same attributes but for those that are named, of the ones beyond the tuple (st_blocks, st_rdev …)."""
+    reduced: Any = state.__reduce__()
+    fields, others = reduced[1]  # ten fields in the order of stat_result, and the rest by name
+    return os.stat_result(fields, {**others, **changed})
+
+
+def devices_of_programs(state: os.stat_result) -> os.stat_result:
+    """Return attributes as a program is to see them, to whom a nested overlay's whiteout is the device 0:0."""
+    rdev = ondisk.unescape_device(state.st_mode, state.st_rdev)
+    return state if rdev == state.st_rdev else with_field(state, st_rdev=rdev)

@@ -12,6 +12,7 @@ from typing import overload
 
 from unionfs.union.nodes import DirNode
 from unionfs.union.paths import error
+from unionfs.union.pieces import devices_of_programs
 from unionfs.union.turns import Base, like
 
 TYPE_CHECKING = False
@@ -54,7 +55,7 @@ class Reading(Base):
 
     def _attributes(self, node: AnyNode) -> os.stat_result:
         view = self._stack.view
-        state = view.stat(node)
+        state = devices_of_programs(view.stat(node))
         reduced: Any = state.__reduce__()  # ten fields in the order of stat_result, and the rest by name
         fields, others = reduced[1]
         return os.stat_result((fields[0], node.ino, self._device(), view.links(node, state), *fields[4:]), others)

@@ -39,7 +39,7 @@ class Renames:
     def rename(self, source: Place, target: Place, flags: int = 0) -> None:
         """Rename ``source`` to ``target`` with the flags of rename(2). Raises OSError.
 
-        RENAME_WHITEOUT is no different from a plain rename: the whiteout that it leaves hides itself, too.
+        RENAME_WHITEOUT leaves what a program, which must be an overlay itself, sees as a whiteout.
         """
         if flags & ~_FLAGS:
             raise error(errno.EINVAL, source[1])
@@ -57,7 +57,19 @@ class Renames:
             raise error(errno.EEXIST, target[1])
         if other is not node:
             self._check_replaceable(node, target[1], other)
+            if flags & files.RENAME_WHITEOUT:
+                self._move_leaving_whiteout(source, node, target, other)
+            else:
+                self._move(source, node, target, other)
+
+    def _move_leaving_whiteout(self, source: Place, node: AnyNode, target: Place, other: AnyNode | None) -> None:
+        staged = self.edit.stage_program_whiteout()
+        try:
             self._move(source, node, target, other)
+            self.edit.publish_program_whiteout(staged, *source)
+        except OSError:
+            self.upper.discard(staged)
+            raise
 
     def _check_replaceable(self, node: AnyNode, name: bytes, other: AnyNode | None) -> None:
         if other is None:

@@ -10,6 +10,7 @@ from unionfs.fuse.verbs.base import FOREVER_S, Verbs, validity_s
 from unionfs.fuse.wire import abi, replies
 from unionfs.syscalls import files
 from unionfs.union.nodes import AnyNode, Node
+from unionfs.union.pieces import devices_of_programs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ class AttributeVerbs(Verbs):
 
     def _statx(self, request: Request) -> Reply:
         node = self._node(request.nodeid)
-        state = self.view.shown(node, self._state(node))
+        state = devices_of_programs(self.view.shown(node, self._state(node)))
         place = (node.descriptor, b"") if node.descriptor >= 0 else self.view.place(node)
         extended = files.statx(*place)
         btime = extended.btime[0] * 10**9 + extended.btime[1] if extended.mask & files.STATX_BTIME else None

@@ -9,6 +9,7 @@ import stat
 from unionfs.fuse.openfiles import SET_ID_BITS, OpenFiles
 from unionfs.fuse.wire import replies
 from unionfs.union.nodes import AnyNode, DirNode, Node
+from unionfs.union.pieces import devices_of_programs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -86,6 +87,8 @@ class Verbs:
         return replies.entry(node.id, 0, FOREVER_S, validity_s(state), self._attributes(node, state))
 
     def _attributes(self, node: AnyNode, state: os.stat_result) -> bytes:
+        if state.st_rdev:
+            state = devices_of_programs(state)
         return replies.attributes(state, node.ino, self.view.links(node, state), state.st_uid, state.st_gid)
 
     def _state(self, node: AnyNode) -> os.stat_result:
