@@ -89,13 +89,16 @@ class IdMap(NamedTuple):
         return None
 
     def to_disk(self, view: int) -> int | None:
-        """Return the id to store for one that a program gives, ``KEEP`` for ``KEEP``; None where no range has it."""
+        """Return the id to store for one that a program gives, ``KEEP`` for ``KEEP``; None where no range has it.
+
+        The superuser who is in no range stands for the one of the layers: whoever prepares a container from outside.
+        """
         if view == KEEP or self.ranges is None:
             return view
         for first, shown, size in self.ranges:
             if shown <= view < shown + size:
                 return first + view - shown
-        return None
+        return 0 if view == 0 and any(first == 0 for first, _shown, _size in self.ranges) else None
 
     def without(self, disk: int) -> IdMap:
         """Return the same map, with the id ``disk`` of the layers as one that does not exist."""

@@ -92,7 +92,7 @@ def test_ranges_shift_owners_both_ways(layers: Layers) -> None:
 
 
 def test_who_is_in_no_range(layers: Layers) -> None:
-    """Owners outside of the ranges are shown as nobody and keep their files; nothing can be given to them."""
+    """Strangers are shown as nobody and can be given nothing; what root makes outside is the container's root's."""
     stranger = layers.lower / "stranger-s"
     stranger.touch()
     os.chown(stranger, 70000, 2000)
@@ -103,8 +103,13 @@ def test_who_is_in_no_range(layers: Layers) -> None:
         assert owner(point / "file") == (100005, 200006)
         os.link(point / "file", point / "copied-up")
         (point / "made-by-root").touch()
+        os.chown(point, 0, 0)  # as podman does with the root of a container's mount
+        assert owner(point) == (100000, 200000)
+        point.chmod(0o777)
+        as_user(7, 7, "mkdir", point / "made-by-stranger")
     assert owner(layers.upper / "file") == (5, 6)
-    assert owner(layers.upper / "made-by-root") == (65534, 65534)
+    assert owner(layers.upper / "made-by-root") == (0, 0)
+    assert owner(layers.upper / "made-by-stranger") == (65534, 65534)
 
 
 def test_set_group_id_directories_hand_down_the_stored_group(layers: Layers) -> None:
