@@ -282,6 +282,10 @@ def attributes_of(path: bytes) -> list[bytes]:
 
 def sweep(work: int) -> None:
     """Remove all that an earlier server left in the workdir ``work`` (a descriptor)."""
+    try:
+        os.removexattr(files.proc_path(work), "system.posix_acl_default")  # lent for one creation
+    except OSError:
+        pass  # there is none, or there are no ACLs
     for name in os.listdir(work):
         remove_tree(work, os.fsencode(name))
 

@@ -19,7 +19,6 @@ from unionfs.union.owners import MappedView, replaced
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
 
     from unionfs.layers.writable import WritableLayer
     from unionfs.union.links import LinkIndex
@@ -119,12 +118,13 @@ class MappedMutations(Mutations):
 
     def _make(self, parent: DirNode, name: bytes, mode: int, caller: Caller, make: Maker) -> None:
         caller = self.owners.caller(caller)
-        if not (self.owners.always or stat.S_IFMT(mode) in _DEVICES) or self._has_default_acl(parent):
+        if not (self.owners.always or stat.S_IFMT(mode) in _DEVICES):
             super()._make(parent, name, mode, caller, make)
             return
         if ondisk.is_reserved_name(name):
             raise error(errno.EPERM, name)
-        self._make_staged(self.copyup.directory(parent).descriptor(), name, mode, caller, self._or_file(mode, make))
+        place = self.copyup.directory(parent).descriptor()
+        self._make_staged(parent, place, name, mode, caller, self._or_file(mode, make))
 
     def _or_file(self, mode: int, make: Maker) -> Maker:
         """Return ``make``, or what makes an empty file for a device that may not be made, or not be remembered."""
@@ -149,11 +149,27 @@ class MappedMutations(Mutations):
             gid = parent.st_gid
             if stat.S_ISDIR(mode):
                 mode |= stat.S_ISGID
+        made = os.stat(staged, dir_fd=self.upper.work, follow_symlinks=False).st_mode
+        if stat.S_IFMT(made) == stat.S_IFMT(mode):  # its permissions may come from a default ACL: acl(5)
+            mode = made | mode & (stat.S_ISUID | stat.S_ISGID)
         self.owners.give((self.upper.work, staged), caller.uid, gid, mode, self._rdev)
 
-    def _own(self, caller: Caller, mode: int, chown: Callable[[int, int], None], chmod: Callable[[], None]) -> None:
+    def stage_program_whiteout(self) -> bytes:
+        """Make in the workdir what a program sees as a whiteout; return its name there. Raises OSError."""
+        attribute = self.owners.ownership.attribute
         try:
-            super()._own(caller, mode, chown, chmod)
+            return super().stage_program_whiteout()
+        except PermissionError:
+            if attribute is None:
+                raise
+        staged, mode = self.upper.staging_name(), stat.S_IFCHR
+        os.mknod(staged, stat.S_IFREG | 0o600, dir_fd=self.upper.work)
+        self.owners.give((self.upper.work, staged), self.uid, self.gid, mode, ondisk.escape_device(mode, 0))
+        return staged
+
+    def _own(self, descriptor: int, place: int, mode: int, caller: Caller) -> None:
+        try:
+            super()._own(descriptor, place, mode, caller)
         except OSError as problem:
             if problem.errno not in _REFUSED or not self._lenient:
                 raise

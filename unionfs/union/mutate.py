@@ -114,13 +114,7 @@ class Mutations:
         place = self.copyup.directory(parent)
         mode = self._masked(parent, mode, caller)
         descriptor = os.open(b".", os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, mode, dir_fd=place.descriptor())
-        if not self._owns(caller):
-            hands_down = os.stat(place.descriptor()).st_mode & stat.S_ISGID
-            os.fchown(descriptor, caller.uid, -1 if hands_down else caller.gid)
-            if mode & (stat.S_ISUID | stat.S_ISGID):
-                os.fchmod(
-                    descriptor, os.fstat(descriptor).st_mode & _PERMISSIONS | mode & (stat.S_ISUID | stat.S_ISGID)
-                )
+        self._own(descriptor, place.descriptor(), mode, caller)
         state = os.fstat(descriptor)
         node = Node(self.view.nodes.new_id(), parent, b"", self.view.ino(state))
         node.parent = None
@@ -203,6 +197,16 @@ class Mutations:
 
     def _owns(self, caller: Caller) -> bool:
         return caller.uid == self.uid and caller.gid == self.gid
+
+    def _own(self, descriptor: int, place: int, mode: int, caller: Caller) -> None:
+        """Give an open file without a name to ``caller``, in the group that the directory ``place`` hands down."""
+        if self._owns(caller):
+            return
+        hands_down = os.stat(place).st_mode & stat.S_ISGID
+        os.fchown(descriptor, caller.uid, -1 if hands_down else caller.gid)
+        special = mode & (stat.S_ISUID | stat.S_ISGID)
+        if special:
+            os.fchmod(descriptor, os.fstat(descriptor).st_mode & _PERMISSIONS | special)
 
     def _masked(self, parent: DirNode, mode: int, caller: Caller) -> int:
         """Apply the umask, unless the directory's default ACL takes its place (acl(5))."""
