@@ -189,10 +189,14 @@ def mknod_makes_every_type(at: Place) -> None:
     assert os.lstat(at.path / "b").st_rdev == os.makedev(259, 1048575)
 
 
-@case("basic", deviates={"plain": "only a union gives a device 0:0 a meaning"})
-def a_whiteout_cannot_be_made_by_accident(at: Place) -> None:
-    refused(errno.EPERM, os.mknod, at.path / "w", stat.S_IFCHR | 0o600, 0)
-    assert listing(at.path) == []
+@case("basic", deviates={"overlayfs": "refuses the device 0:0, so that no overlay can have its upper in it"})
+def the_device_of_whiteouts_is_a_file(at: Place) -> None:
+    os.mknod(at.path / "w", stat.S_IFCHR | 0o600, 0)
+    refused(errno.EEXIST, os.mknod, at.path / "w", stat.S_IFREG | 0o600)
+    os.rename(at.path / "w", at.path / "moved")
+    at.remount()
+    made = os.lstat(at.path / "moved")
+    assert (listing(at.path), stat.S_IFMT(made.st_mode), made.st_rdev) == (["moved"], stat.S_IFCHR, 0)
 
 
 @case("basic", NODES)
