@@ -138,7 +138,9 @@ def test_a_whiteout_is_a_device_to_programs(outer: Path) -> None:
 
 @given(st.integers(0, (1 << 20) - 1), st.integers(0, 300), st.sampled_from((stat.S_IFCHR, stat.S_IFBLK)))
 def test_escaped_devices(minor: int, major: int, kind: int) -> None:
-    """What a program makes is what it sees, and never the device that deletes; but for one number beyond all nestings."""
+    """What a program makes is what it sees, and never the device that deletes; but for one number
+    beyond all nestings.
+    """
     device = os.makedev(major, minor)
     stored = ondisk.escape_device(kind, device)
     assert not ondisk.is_whiteout(kind, stored)

@@ -19,7 +19,6 @@ from unionfs.union.owners import MappedView, replaced
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-
     from unionfs.layers.writable import WritableLayer
     from unionfs.union.links import LinkIndex
     from unionfs.union.mutate import Maker
