@@ -8,19 +8,24 @@ import os
 import struct
 import subprocess
 import sys
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
 
 import unionfs
+from tests.crash import faults
 from tests.support.mounts import ROOT, overlayfs_mount, prepare, run, union_mount
 from tests.support.probes import requires
 from tests.support.trees import assert_same_tree, snapshot
+from unionfs.union.mutate import Caller
+from unionfs.union.nodes import Node
+from unionfs.union.stack import Config, open_stack
 
 from .dialects import Looker, write
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 pytestmark = requires("root", "fuse", "trusted-xattrs")
@@ -227,6 +232,63 @@ def test_no_room_for_the_data(stack: Stack) -> None:
         assert METACOPY in os.listxattr(room / "upper/large")
     finally:
         run("umount", room)
+
+
+def test_others_go_on_while_data_is_copied(stack: Stack) -> None:
+    """During a long copy, attributes are shown as they were, changes of them wait, and none is lost."""
+    source = stack.lower / "large"
+    source.write_bytes(DATA * 4096)
+    os.utime(source, ns=(10**18, 10**18))
+    with union_mount(stack.base, [stack.lower], stack.upper, stack.work, "metacopy=on") as mounted:
+        large = mounted / "large"
+        large.chmod(0o600)
+        before = large.stat()
+        seen = set()
+        with subprocess.Popen([sys.executable, "-c", "import sys; open(sys.argv[1], 'r+b').close()", large]) as writer:
+            while writer.poll() is None:
+                state = large.stat()
+                seen.add((state.st_size, state.st_mtime_ns, state.st_mode & 0o7777))
+                with large.open("rb") as file:
+                    assert os.pread(file.fileno(), 8, len(DATA) * 2000) == DATA[:8]
+            assert writer.returncode == 0
+        os.chown(large, 7, 7)
+        after = large.stat()
+    assert seen <= {(len(DATA) * 4096, 10**18, 0o600)}
+    assert (after.st_ino, after.st_mtime_ns, after.st_uid) == (before.st_ino, 10**18, 7)
+    assert not stack.marked("large")
+    assert (stack.upper / "large").read_bytes() == DATA * 4096
+
+
+def test_a_death_before_every_system_call(tmp_path: Path) -> None:
+    """Attributes are old or new, data is what it was, and the file has one name, whenever the server dies."""
+
+    def work(place: Path, begin: Callable[[], None]) -> None:
+        paths = [os.fsencode(place / name) for name in ("lower0", "upper", "work")]
+        stack = open_stack(Config(paths[:1], *paths[1:], metacopy=True), own_process=False)
+        edit, renames, root = stack.writable(), stack.renames, stack.view.nodes.root
+        node = edit.child(root, b"file")
+        assert isinstance(node, Node)
+        assert renames is not None
+        begin()
+        edit.chmod(node, 0o600)
+        renames.rename((root, b"file"), (edit.mkdir(root, b"d", 0o755, Caller(0, 0))[0], b"moved"))
+        edit.change(node)
+        stack.close()
+
+    number, ended = 1, False
+    while not ended:
+        place = tmp_path / str(number)
+        (lower,), upper, _ = prepare(place)
+        (lower / "file").write_bytes(DATA)
+        (lower / "file").chmod(0o640)
+        ended, calls = faults.run(partial(work, place), number)
+        with unionfs.Union(lower=[upper, lower]) as union:
+            names = [name for name in ("/file", "/d/moved") if union.exists(name)]
+            found = [(union.read_bytes(name), union.stat(name).st_mode & 0o7777) for name in names]
+        assert found in ([(DATA, 0o640)], [(DATA, 0o600)]), f"a death at call {number}"
+        number += 1
+    assert calls.index(faults.BEGIN) + 20 < len(calls)
+    assert found == [(DATA, 0o600)]
 
 
 # -- names -----------------------------------------------------------------------------------------------------------
