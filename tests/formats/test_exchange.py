@@ -7,6 +7,7 @@ implementation must show the same tree, and still does with a read-only mount of
 from __future__ import annotations
 
 import itertools
+import os
 import time
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, NamedTuple
@@ -16,6 +17,7 @@ import pytest
 from tests.support.mounts import fuse_overlayfs_mount, overlayfs_mount, union_mount
 from tests.support.probes import requires
 from tests.support.trees import assert_same_tree, snapshot
+from unionfs.union.check import check
 
 from . import scripts
 
@@ -93,6 +95,9 @@ class Generations:
         work.mkdir()
         with _mount(way.who, self.base, self.layers, layer, work, way.writable) as point:
             scripts.work(point, number - 1, *self.chosen)
+        if way.who == "ours":
+            found = check(os.fsencode(layer), os.fsencode(work), list(map(os.fsencode, self.layers)))
+            assert list(map(str, found)) == []
         self.layers.insert(0, layer)
 
     def as_upper(self, way: Way) -> Tree:

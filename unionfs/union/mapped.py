@@ -183,7 +183,7 @@ class MappedMutations(Mutations):
     def chown(self, node: AnyNode, uid: int, gid: int) -> None:
         """Change owner and group (-1: leave as it is), or remember them. Raises OSError."""
         uid, gid = self.owners.stored(uid, gid)
-        self.change(node)
+        self.own(node)
         kept = self._remembered(node)
         if kept is not None and self._remember(node, _given(kept, uid, gid)):
             return
@@ -197,7 +197,7 @@ class MappedMutations(Mutations):
 
     def chmod(self, node: AnyNode, mode: int) -> None:
         """Change the permission bits, set-id bits among them. Raises OSError."""
-        self.change(node)
+        self.own(node)
         kept = self._remembered(node)
         if kept is None or not self._remember(node, kept._replace(mode=stat.S_IFMT(kept.mode) | stat.S_IMODE(mode))):
             super().chmod(node, mode)
@@ -255,7 +255,7 @@ class MappedMutations(Mutations):
     def removexattr(self, node: AnyNode, name: bytes) -> None:
         """Remove an extended attribute. Raises OSError (ENODATA)."""
         self.view.getxattr(node, name)
-        self.change(node)
+        self.own(node)
         stored = idmap.store_attribute(name)
         if stored != name and self.owners.ownership.attribute is not None:
             try:
