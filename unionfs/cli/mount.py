@@ -26,6 +26,8 @@ usage: unionmount -o lowerdir=A:B[,upperdir=U,workdir=W][,OPTION...] [SOURCE] MO
        unionmount diff MOUNTPOINT | --upper U --lower A [...]
        unionmount explain PATH
        unionmount stats MOUNTPOINT
+       unionmount convert DIR --to overlay|userxattr|oci [--lower A ...]
+       unionmount check [--repair] DIR [LOWER ...]
 
   -o OPTIONS            mount options, as for mount(8) and fuse-overlayfs; '\\:' is a colon within a path
   -f                    stay in the foreground
