@@ -22,12 +22,16 @@ from .test_reading import BOTTOM, DELETED, EXPECTED, HIDING, TOP
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from tests.support.trees import Tree
 
 pytestmark = requires("root", "fuse", "trusted-xattrs", "user-xattrs")
 
+ALL = list(scripts.SCRIPTS)
+#: Without the scripts about hard links, which take an index of file handles.
+WITHOUT_LINKS = [name for name in ALL if not name.startswith("links")]
 PRIVATE = ("opaque", "redirect", "metacopy", "origin", "impure", "whiteout", "nlink", "overlay.opaque", "anything")
 
 
@@ -193,15 +197,11 @@ def test_an_upper_beside_our_mount(tmp_path: Path, outer: Path, inner: str) -> N
     _, upper, work = prepare(tmp_path)
     mount, options = (overlayfs_mount, "redirect_dir=on,index=off") if inner == "kernel" else (union_mount, "")
     for generation in (0, 1):
-        scripts.work(plain, generation, STILL_LINKED)
+        scripts.work(plain, generation, WITHOUT_LINKS)
         with mount(tmp_path, [outer / "place"], upper, work, options) as point:
-            scripts.work(point, generation, STILL_LINKED)
+            scripts.work(point, generation, WITHOUT_LINKS)
             shown = snapshot(point)
     assert_same_tree(_chosen(snapshot(plain)), _chosen(shown), ignore=("mtime_ns", "links"))
-
-
-#: Without the scripts about hard links, which take an index of file handles.
-STILL_LINKED = [name for name in scripts.SCRIPTS if not name.startswith("links")]
 
 
 def _chosen(tree: Tree) -> Tree:
@@ -209,21 +209,30 @@ def _chosen(tree: Tree) -> Tree:
 
 
 @requires("overlayfs")
-@pytest.mark.parametrize("inner", ["kernel", "ours"])
-def test_all_layers_in_our_mount(tmp_path: Path, outer: Path, inner: str) -> None:
+@pytest.mark.parametrize(
+    ("mount", "options", "names"),
+    [
+        (overlayfs_mount, "index=on,redirect_dir=on,metacopy=on", ALL),
+        (overlayfs_mount, "redirect_dir=on,index=off", WITHOUT_LINKS),
+        (overlayfs_mount, "userxattr", [name for name in scripts.STILL if name in WITHOUT_LINKS]),
+        (union_mount, "metacopy=on", ALL),
+        (union_mount, "userxattr", ALL),
+    ],
+)
+def test_all_layers_in_our_mount(
+    tmp_path: Path, outer: Path, mount: Callable[..., AbstractContextManager[Path]], options: str, names: list[str]
+) -> None:
     """An overlay with its upper and workdir in our mount works as on a plain directory, whoever makes it."""
     plain = tmp_path / "plain"
     place = outer / "place"
-    names = list(scripts.SCRIPTS) if inner == "ours" else STILL_LINKED
     for root in (place / "lower", plain):
         root.mkdir()
         scripts.prepare(root, names)
     for name in ("upper", "work"):
         (place / name).mkdir()
-    mount, options = (overlayfs_mount, "redirect_dir=on,index=off") if inner == "kernel" else (union_mount, "")
     for generation in (0, 1):
         scripts.work(plain, generation, names)
         with mount(tmp_path, [place / "lower"], place / "upper", place / "work", options) as point:
             scripts.work(point, generation, names)
             shown = snapshot(point)
-    assert_same_tree(plain, shown, ignore=("mtime_ns", "links") if inner == "kernel" else ("mtime_ns",))
+    assert_same_tree(plain, shown, ignore=("mtime_ns",))
