@@ -49,7 +49,9 @@ def outer(tmp_path: Path) -> Iterator[Path]:
 
 
 def _without_user_marks(tree: Tree) -> Tree:
-    """Return the tree without ``user.overlay.*``: they are ordinary to the kernel, and so it shows how we store them."""
+    """Return the tree without ``user.overlay.*``: they are ordinary to the kernel, and so it shows how
+    we store them.
+    """
     return {
         path: entry._replace(xattrs=tuple(pair for pair in entry.xattrs if not pair[0].startswith("user.overlay.")))
         for path, entry in tree.items()
