@@ -14,7 +14,7 @@ from tests.support.mounts import prepare, union_mount
 from tests.support.probes import requires
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 pytestmark = requires("root", "fuse")
@@ -107,3 +107,18 @@ def test_what_a_mapping_wrote_is_no_hole(mount: Path) -> None:
             assert os.lseek(descriptor, 0, os.SEEK_DATA) <= 500_000
     with opened(path, os.O_RDONLY) as descriptor:
         assert os.pread(descriptor, 4, 500_000) == b"data"
+
+
+@pytest.mark.parametrize("act", [os.rename, os.link], ids=["rename", "link"])
+def test_reading_a_directory_ends_though_each_name_makes_another(mount: Path, act: Callable[[str, str], None]) -> None:
+    """What comes during the reading must not for ever come after it; xfstests' generic/736."""
+    count = 3000
+    for number in range(count):
+        (mount / f"{number:05}").touch()
+    seen: list[str] = []
+    with os.scandir(mount) as entries:
+        for entry in entries:
+            seen.append(entry.name)
+            assert len(seen) <= 2 * count, "names without end"
+            act(entry.path, f"{mount}/{entry.name[:5]}-{len(seen)}")
+    assert {name[:5] for name in seen} == {f"{number:05}" for number in range(count)}

@@ -15,6 +15,7 @@ from unionfs.fuse.fusepy_library import ENCODING
 from unionfs.fuse.fusepy_paths import Paths
 from unionfs.fuse.openfiles import OpenFiles
 from unionfs.syscalls import files, libfuse
+from unionfs.union.listing import offset_after
 from unionfs.union.mutate import Caller
 from unionfs.union.nodes import AnyNode, DirNode, Node
 from unionfs.union.pieces import devices_of_programs
@@ -256,7 +257,7 @@ class Operations:
     def readdir_with_offset(self, path: str | None, offset: int, handle: int) -> list[Entry]:
         """Return the next names, each with inode number, type and the offset at which what follows it begins.
 
-        Offsets are positions in the node's listing, after ``.`` and ``..``: they hold while names come and go.
+        Offsets are those of the node's listing, but for ``.`` and ``..``: they hold while names come and go.
         """
         node = self._nodes.by_id[handle]
         assert isinstance(node, DirNode)
@@ -264,26 +265,27 @@ class Operations:
         entries = [(name, {"st_ino": it.ino, "st_mode": _DIRECTORY}, at + 1) for at, (name, it) in enumerate(dots)]
         del entries[:offset]
         listing = self._view.listing(node)
-        position = max(0, offset - 2)
+        position = listing.position(offset)
         while len(entries) < _ENTRIES and listing.reaches(position):
             entry = self._entry(node, listing, position)
-            position += 1
             if entry is not None:
-                entries.append((*entry, position + 2))
+                entries.append((*entry, offset_after(position)))
+            position += 1
         return entries
 
     def _entry(self, parent: DirNode, listing: Listing, position: int) -> tuple[str, Attributes] | None:
-        name = listing.names[position]
+        name = listing.name(position)
         if name is None:
             return None
-        ino = listing.inos[position]
+        ino = listing.ino(position)
         if not ino:
             found = self._view.lookup(parent, name)
             if found is None:
                 return None
             self._paths.remember(found[0])
-            ino = listing.inos[position] = found[0].ino
-        kind = listing.kinds[position] << 12
+            ino = found[0].ino
+            listing.set_ino(position, ino)
+        kind = listing.kind(position) << 12
         if kind == stat.S_IFREG and self._stack.config.owners is not None:
             kind = 0  # it may stand for a device: readdir(3), DT_UNKNOWN
         return name.decode(ENCODING), {"st_ino": ino, "st_mode": kind}

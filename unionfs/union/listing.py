@@ -2,6 +2,8 @@
 
 A listing is read from the layers while it is being asked for, keeps every name's position for as long as it lives, and
 takes note of names that come and go. So a reader sees each name that stood all along exactly once, whatever others do.
+What is new takes a place that became free, or else one before the first: a reader who makes or renames a file for each
+name that it gets comes to an end.
 """
 
 from __future__ import annotations
@@ -16,57 +18,112 @@ Found = tuple[bytes, int, int]
 """name, DT_* type, inode number (0: to be looked up)."""
 
 
-class Listing:
-    """The names of one directory, ``.`` and ``..`` apart, by position."""
+_BIAS = 1 << 30
+"""The offset of position 0: room for positions below it, and an offset that fits into 31 bits, as some want it."""
 
-    __slots__ = ("_index", "_source", "inos", "kinds", "names")
+
+def offset_after(position: int) -> int:
+    """Return the offset at which what follows ``position`` begins."""
+    return _BIAS + position + 1
+
+
+class _Rows:
+    """Names with their types and inode numbers; None where a name is gone."""
+
+    __slots__ = ("inos", "kinds", "names")
+
+    def __init__(self) -> None:
+        self.names: list[bytes | None] = []
+        self.kinds = bytearray()
+        self.inos = array("Q")
+
+    def append(self, name: bytes, kind: int, ino: int) -> None:
+        self.names.append(name)
+        self.kinds.append(kind)
+        self.inos.append(ino)
+
+
+class Listing:
+    """The names of one directory, ``.`` and ``..`` apart, by position: from 0 as read, below 0 what came later."""
+
+    __slots__ = ("_free", "_index", "_late", "_read", "_source")
 
     def __init__(self, source: Iterator[Found]) -> None:
         self._source: Iterator[Found] | None = source
         self._index: dict[bytes, int] | None = None
-        self.names: list[bytes | None] = []
-        self.kinds = bytearray()
-        self.inos = array("Q")
+        self._free: list[int] = []
+        self._read = _Rows()
+        self._late = _Rows()
+
+    def position(self, offset: int) -> int:
+        """Return where to go on at ``offset``; any that is none of ours means the start."""
+        return max(offset - _BIAS, -len(self._late.names))
 
     def reaches(self, position: int) -> bool:
         """Tell whether there is an entry at ``position``, reading on from the layers as far as that needs.
 
         Raises OSError.
         """
-        while position >= len(self.names):
+        names = self._read.names
+        while position >= len(names):
             found = next(self._source, None) if self._source is not None else None
             if found is None:
                 self._source = None
                 return False
-            self._append(found)
+            self._read.append(*found)
         return True
 
-    def _append(self, found: Found) -> None:
-        name, kind, ino = found
-        self.names.append(name)
-        self.kinds.append(kind)
-        self.inos.append(ino)
+    def name(self, position: int) -> bytes | None:
+        """Return the name at ``position``, None if it is gone."""
+        return self._read.names[position] if position >= 0 else self._late.names[~position]
 
-    def _positions(self) -> dict[bytes, int]:
-        """Return where each name stands, having read the listing to its end: from now on it follows the changes."""
-        if self._index is None:
-            self.reaches(1 << 62)
-            self._index = {name: position for position, name in enumerate(self.names) if name is not None}
-        return self._index
+    def kind(self, position: int) -> int:
+        """Return the DT_* type of the entry at ``position``."""
+        rows, row = self._row(position)
+        return rows.kinds[row]
+
+    def ino(self, position: int) -> int:
+        """Return the inode number of the entry at ``position``, 0 while it is not known."""
+        rows, row = self._row(position)
+        return rows.inos[row]
+
+    def set_ino(self, position: int, ino: int) -> None:
+        """Keep the inode number of the entry at ``position``."""
+        rows, row = self._row(position)
+        rows.inos[row] = ino
 
     def add(self, name: bytes, kind: int, ino: int) -> None:
         """Take note that ``name`` exists now, or is another file now."""
         positions = self._positions()
         position = positions.get(name)
         if position is None:
-            positions[name] = len(self.names)
-            self._append((name, kind, ino))
-        else:
-            self.kinds[position] = kind
-            self.inos[position] = ino
+            position = positions[name] = self._take_place()
+        rows, row = self._row(position)
+        rows.names[row], rows.kinds[row], rows.inos[row] = name, kind, ino
 
     def remove(self, name: bytes) -> None:
         """Take note that ``name`` is gone."""
         position = self._positions().pop(name, None)
         if position is not None:
-            self.names[position] = None
+            rows, row = self._row(position)
+            rows.names[row] = None
+            self._free.append(position)
+
+    # -- parts -------------------------------------------------------------------------------------------------------
+
+    def _row(self, position: int) -> tuple[_Rows, int]:
+        return (self._read, position) if position >= 0 else (self._late, ~position)
+
+    def _take_place(self) -> int:
+        """Return the place that became free last, so that a name that changes keeps its own, or a new one."""
+        if self._free:
+            return self._free.pop()
+        self._late.append(b"", 0, 0)
+        return -len(self._late.names)
+
+    def _positions(self) -> dict[bytes, int]:
+        """Return where each name stands, having read the listing to its end: from now on it follows the changes."""
+        if self._index is None:
+            self.reaches(1 << 62)
+            self._index = {name: position for position, name in enumerate(self._read.names) if name is not None}
+        return self._index

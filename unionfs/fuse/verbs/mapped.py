@@ -9,6 +9,7 @@ import stat
 from unionfs import idmap
 from unionfs.fuse.dispatch import Dispatcher
 from unionfs.fuse.wire import replies
+from unionfs.union.listing import offset_after
 from unionfs.union.mutate import Caller
 from unionfs.union.owners import MappedView
 
@@ -53,21 +54,18 @@ class MappedDispatcher(Dispatcher):
         node, _state = self._edit().mknod(parent, name, mode, device, Caller(uid, gid))
         self.nodes.forget(node, 0)
 
-    def _add_plus(self, buffer: replies.DirentBuffer, parent: DirNode, name: bytes, offset: int) -> bool:
+    def _add_plus(self, buffer: replies.DirentBuffer, parent: DirNode, name: bytes, position: int) -> bool:
         found = self.view.lookup(parent, name)
         if found is None:
             return True
         node, state = found
         kind = self.view.shown(node, state).st_mode >> 12
-        if buffer.add_plus(self._entry_payload(node, state), node.ino, offset, kind, name):
+        if buffer.add_plus(self._entry_payload(node, state), node.ino, offset_after(position), kind, name):
             node.lookups += 1
             return True
         self.nodes.forget(node, 0)
         return False
 
-    def _add_plain(self, buffer: replies.DirentBuffer, parent: DirNode, name: bytes, offset: int) -> bool:
+    def _kind(self, kind: int) -> int:
         """Leave the type of a regular file open, for it may stand for a device: readdir(3), DT_UNKNOWN."""
-        kinds = self.view.listing(parent).kinds
-        if kinds[offset - 3] == _DT_REG:
-            kinds[offset - 3] = _DT_UNKNOWN
-        return super()._add_plain(buffer, parent, name, offset)
+        return _DT_UNKNOWN if kind == _DT_REG else kind

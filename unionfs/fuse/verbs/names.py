@@ -7,6 +7,7 @@ import os
 
 from unionfs.fuse.verbs.base import DT_DIR, Verbs
 from unionfs.fuse.wire import abi, replies
+from unionfs.union.listing import offset_after
 from unionfs.union.mutate import Caller
 from unionfs.union.nodes import DirNode
 
@@ -88,7 +89,7 @@ class NameVerbs(Verbs):
     def _list(self, request: Request, *, plus: bool) -> Reply:
         """Fill one buffer.
 
-        Offsets are positions in the listing, after ``.`` and ``..``; each entry names the next one.
+        Offsets 0 to 2 are those of ``.`` and ``..``, the listing has the others; each entry names the next one.
         """
         node = self._directory(request.nodeid)
         buffer = replies.DirentBuffer(request.args[2])
@@ -101,36 +102,40 @@ class NameVerbs(Verbs):
                     _add_dots(buffer, ino, position + 1, dots, plus=plus)
             offset = 2
         listing = self.view.listing(node)
-        while listing.reaches(offset - 2):
-            name = listing.names[offset - 2]
-            offset += 1
-            if name is None:
-                continue
-            if not add(buffer, node, name, offset):
+        position = listing.position(offset)
+        while listing.reaches(position):
+            name = listing.name(position)
+            if name is not None and not add(buffer, node, name, position):
                 break
+            position += 1
         return replies.data(request.unique, buffer.payload)
 
-    def _add_plus(self, buffer: replies.DirentBuffer, parent: DirNode, name: bytes, offset: int) -> bool:
+    def _add_plus(self, buffer: replies.DirentBuffer, parent: DirNode, name: bytes, position: int) -> bool:
         found = self.view.lookup(parent, name)
         if found is None:
             return True
         node, state = found
-        if buffer.add_plus(self._entry_payload(node, state), node.ino, offset, state.st_mode >> 12, name):
+        entry = self._entry_payload(node, state)
+        if buffer.add_plus(entry, node.ino, offset_after(position), state.st_mode >> 12, name):
             node.lookups += 1
             return True
         self.nodes.forget(node, 0)
         return False
 
-    def _add_plain(self, buffer: replies.DirentBuffer, parent: DirNode, name: bytes, offset: int) -> bool:
+    def _add_plain(self, buffer: replies.DirentBuffer, parent: DirNode, name: bytes, position: int) -> bool:
         listing = self.view.listing(parent)
-        position = offset - 3
-        if listing.inos[position] == 0:
+        if listing.ino(position) == 0:
             found = self.view.lookup(parent, name)
             if found is None:
                 return True
-            listing.inos[position] = found[0].ino
+            listing.set_ino(position, found[0].ino)
             self.nodes.forget(found[0], 0)
-        return buffer.add(listing.inos[position], offset, listing.kinds[position], name)
+        kind = self._kind(listing.kind(position))
+        return buffer.add(listing.ino(position), offset_after(position), kind, name)
+
+    def _kind(self, kind: int) -> int:
+        """Return the type to tell for one that the listing has."""
+        return kind
 
 
 def _add_dots(buffer: replies.DirentBuffer, ino: int, offset: int, name: bytes, *, plus: bool) -> None:
