@@ -52,9 +52,8 @@ def test_devices_work(sandbox: Sandbox, script: str, expected: str) -> None:
 
 
 def test_new_terminals_are_its_own(sandbox: Sandbox) -> None:
-    script = "import os; a, b = os.openpty(); print(os.ttyname(b), os.listdir('/dev/pts'))"
-    name, listing = sandbox.output([sandbox.interpreter, "-c", script]).split(" ", 1)
-    assert (name, sorted(eval(listing))) == ("/dev/pts/0", ["0", "ptmx"])
+    shown = sandbox.output(["script", "-qec", "tty; ls /dev/pts", "/dev/null"]).split()
+    assert shown == ["/dev/pts/0", "0", "ptmx"]
 
 
 def test_tmp_is_private_and_empty(sandbox: Sandbox) -> None:
@@ -99,7 +98,8 @@ def test_a_given_directory_must_exist(sandbox: Sandbox) -> None:
 
 
 def test_a_given_environment_is_the_whole_of_it(sandbox: Sandbox) -> None:
-    assert sandbox.output(["/usr/bin/env"], None, "env=A:b c").splitlines() == ["A=b c", f"PWD={os.getcwd()}"]
+    shown = sandbox.output(["/usr/bin/env"], None, "env=A:b c", "cwd=/usr").splitlines()
+    assert shown == ["A=b c", "PWD=/usr"]
 
 
 def test_descriptors_are_the_callers_inheritable_ones(sandbox: Sandbox) -> None:
