@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import stat
+import sys
+import time
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.conformance.calls import child, mapped, opened
+from tests.conformance.calls import child, mapped, opened, refused
 from tests.support.mounts import prepare, union_mount
 from tests.support.probes import requires
+from unionfs.syscalls import files
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -20,6 +25,7 @@ if TYPE_CHECKING:
 pytestmark = requires("root", "fuse")
 
 STRANGER = 65534
+IMMUTABLE, APPEND_ONLY = 0x10, 0x20
 
 
 @pytest.fixture(scope="module")
@@ -122,3 +128,134 @@ def test_reading_a_directory_ends_though_each_name_makes_another(mount: Path, ac
             assert len(seen) <= 2 * count, "names without end"
             act(entry.path, f"{mount}/{entry.name[:5]}-{len(seen)}")
     assert {name[:5] for name in seen} == {f"{number:05}" for number in range(count)}
+
+
+@pytest.mark.parametrize("mode", [0o644, 0o4755], ids=["passthrough", "cached"])
+def test_writing_through_a_mapping_changes_the_times(mount: Path, mode: int) -> None:
+    """At the latest once it is gone, though only the kernel knew of it; xfstests' generic/080 and generic/215."""
+    path = mount / "mapped"
+    path.write_bytes(bytes(4096))
+    path.chmod(mode)
+    os.utime(path, (0, 0))
+    ctime = os.stat(path).st_ctime_ns
+    _let_clock_advance()
+    with opened(path, os.O_RDWR) as descriptor:
+        assert os.fstat(descriptor).st_mtime == 0
+        with mapped(descriptor, 4096) as mapping:
+            mapping[0] = 1
+    state = os.stat(path)
+    assert state.st_mtime > 0
+    assert state.st_ctime_ns > ctime
+
+
+def _let_clock_advance() -> None:
+    """Wait as long as the kernel's clock for files may stand still: one tick of 100 Hz."""
+    time.sleep(0.011)
+
+
+class Flags:
+    """Sets inode flags and takes them away at the end, so that everything can be removed."""
+
+    def __init__(self) -> None:
+        self._set: list[Path] = []
+
+    def set(self, path: Path, flags: int) -> None:
+        """Set the flags of ``path``; skip the test where the file system has none."""
+        try:
+            _set_flags(path, flags)
+        except OSError as error:
+            pytest.skip(f"the file system of {path} has no inode flags: {error.strerror}")
+        self._set.append(path)
+
+    def clear(self) -> None:
+        """Take all flags away."""
+        for path in self._set:
+            _set_flags(path, 0)
+
+
+def _set_flags(path: Path, flags: int) -> None:
+    """Set IMMUTABLE and APPEND_ONLY as in ``flags``, and leave the others as they are."""
+    with opened(path, os.O_RDONLY) as descriptor:
+        told = files.attribute_ioctl(descriptor, files.FS_IOC_GETFLAGS, b"")
+        kept = int.from_bytes(told[:4], sys.byteorder) & ~(IMMUTABLE | APPEND_ONLY)
+        files.attribute_ioctl(descriptor, files.FS_IOC_SETFLAGS, (kept | flags).to_bytes(4, sys.byteorder))
+
+
+@pytest.fixture
+def flags() -> Iterator[Flags]:
+    """Inode flags for one test."""
+    made = Flags()
+    yield made
+    made.clear()
+
+
+@pytest.mark.parametrize("held", [False, True], ids=["closed", "open"])
+def test_an_immutable_file_is_not_opened_for_writing(mount: Path, flags: Flags, held: bool) -> None:
+    """Whether or not somebody has it open already; xfstests' generic/079."""
+    path = mount / "fixed"
+    path.write_bytes(b"content")
+    with opened(path, os.O_RDONLY) if held else nullcontext():
+        flags.set(path, IMMUTABLE)
+        for way in (os.O_WRONLY, os.O_RDWR, os.O_WRONLY | os.O_APPEND, os.O_WRONLY | os.O_TRUNC):
+            refused(errno.EPERM, os.open, path, way)
+        refused(errno.EPERM, os.truncate, path, 0)
+        refused(errno.EPERM, os.unlink, path)
+        flags.clear()
+        path.write_bytes(b"other")
+
+
+@pytest.mark.parametrize("held", [False, True], ids=["closed", "open"])
+def test_an_append_only_file_is_only_appended_to(mount: Path, flags: Flags, held: bool) -> None:
+    """Whether or not somebody has it open already; xfstests' generic/079."""
+    path = mount / "log"
+    path.write_bytes(b"one")
+    with opened(path, os.O_RDONLY) if held else nullcontext():
+        flags.set(path, APPEND_ONLY)
+        for way in (os.O_WRONLY, os.O_RDWR, os.O_WRONLY | os.O_APPEND | os.O_TRUNC):
+            refused(errno.EPERM, os.open, path, way)
+        refused(errno.EPERM, os.truncate, path, 0)
+        with opened(path, os.O_WRONLY | os.O_APPEND) as descriptor:
+            refused(errno.EPERM, os.ftruncate, descriptor, 0)
+            os.write(descriptor, b"two")
+    assert path.read_bytes() == b"onetwo"
+
+
+def test_a_directory_of_fixed_content_refuses_before_it_looks(mount: Path, flags: Flags) -> None:
+    """EPERM for a directory that is not empty either; xfstests' generic/079."""
+    (mount / "fixed/full/sub").mkdir(parents=True)
+    flags.set(mount / "fixed", IMMUTABLE)
+    refused(errno.EPERM, os.rmdir, mount / "fixed/full")
+
+
+def test_changed_flags_change_the_ctime(mount: Path, flags: Flags) -> None:
+    """The kernel has to be told; xfstests' generic/277."""
+    path = mount / "file"
+    path.touch()
+    before = os.stat(path).st_ctime_ns
+    _let_clock_advance()
+    flags.set(path, APPEND_ONLY)
+    assert os.stat(path).st_ctime_ns > before
+
+
+@pytest.mark.parametrize("change", ["fallocate", "copy_file_range"])
+@pytest.mark.parametrize(
+    ("mode", "groups", "left"), [(0o6777, (), 0o777), (0o6666, (), 0o666), (0o2666, (77,), 0o2666)]
+)
+def test_a_stranger_clears_set_id_bits_without_write(
+    mount: Path, change: str, mode: int, groups: tuple[int, ...], left: int
+) -> None:
+    """By all that changes data; a bit that is no permission to execute stays for the group; xfstests' generic/683."""
+    path = mount / "program"
+    path.write_bytes(b"old")
+    os.chown(path, 0, 77)
+    path.chmod(mode)
+
+    def act() -> None:
+        if change == "fallocate":
+            os.posix_fallocate(descriptor, 0, 100)
+        else:
+            os.copy_file_range(descriptor, descriptor, 1, 0, 2)
+
+    with opened(path, os.O_RDWR) as descriptor:
+        child(act, user=STRANGER, group=STRANGER, groups=groups)
+    assert _mode(path) == left

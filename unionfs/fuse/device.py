@@ -180,9 +180,10 @@ class Server:
             self._busy += 1
             self._workers.submit(lambda: self._run_later(request.unique, reply))
         elif reply is not None:
-            self._send(reply)
+            self.send(reply)
 
-    def _send(self, reply: bytes | Buffers) -> None:
+    def send(self, reply: bytes | Buffers) -> None:
+        """Write a reply or a notification; that nobody waits for it any longer, or knows its node, is no error."""
         try:
             if isinstance(reply, tuple):
                 os.writev(self.device, reply)
@@ -211,7 +212,7 @@ class Server:
             self._bug(unique)
             reply = replies.error(unique, errno.EIO)
         self._busy -= 1
-        self._send(reply)
+        self.send(reply)
 
     def _queue_copy(self, job: CopyJob, message: bytes) -> None:
         """Let a worker copy a file up; ``message`` is handled once more when that is done."""
@@ -242,7 +243,7 @@ class Server:
             edit.copyup.finish(job)
         except OSError as error:
             for message in waiting:
-                self._send(self.dispatcher.failure(abi.IN_HEADER.unpack_from(message)[2], error))
+                self.send(self.dispatcher.failure(abi.IN_HEADER.unpack_from(message)[2], error))
             return
         for message in waiting:
             self._answer(bytearray(message), len(message))

@@ -13,12 +13,13 @@ import stat
 
 from unionfs.fuse.wire import abi
 from unionfs.syscalls import process
+from unionfs.union.nodes import Node
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Protocol
 
-    from unionfs.union.nodes import Node
+    from unionfs.union.nodes import AnyNode
     from unionfs.union.stack import Stack
 
     class Backing(Protocol):
@@ -45,10 +46,10 @@ class OpenFile:
 
     ``descriptor`` is -1 until the first use of a lower file that was opened to be read: most of those are read from the
     kernel's cache. ``backing_id`` is 0 when data goes through that cache. ``mappable`` counts the handles whose
-    mappings may be written to.
+    mappings may be written to. ``restricted`` says that the file's flags may forbid some ways to open it.
     """
 
-    __slots__ = ("backing_id", "count", "descriptor", "in_upper", "mappable")
+    __slots__ = ("backing_id", "count", "descriptor", "in_upper", "mappable", "restricted")
 
     def __init__(self, descriptor: int, *, in_upper: bool) -> None:
         self.descriptor = descriptor
@@ -56,6 +57,7 @@ class OpenFile:
         self.backing_id = 0
         self.count = 0
         self.mappable = 0
+        self.restricted = False
 
 
 class OpenFiles:
@@ -77,7 +79,9 @@ class OpenFiles:
         opened = self._writable(node, flags) if _is_writing(flags) else self.current(node)
         if opened is None:
             later = self._may_read_all and not node.in_upper
-            opened = self._enter(node, -1 if later else self._open(node))
+            opened = self._enter(node, -1) if later else self._open_first(node, flags)
+        elif opened.restricted and _is_writing(flags):
+            self._try(node, flags)
         return self._count(opened, flags)
 
     def adopt(self, node: Node, descriptor: int, flags: int) -> tuple[int, int]:
@@ -124,15 +128,28 @@ class OpenFiles:
             opened.descriptor = self._open(node)
         return opened.descriptor, False
 
+    def is_mapped(self, node: AnyNode, *, count: int = 0) -> bool:
+        """Tell whether a mapping may write to the real file by itself; with ``count``, whether so many handles may."""
+        opened = node.opened if isinstance(node, Node) else None
+        if opened is None:
+            return False
+        assert isinstance(opened, OpenFile)
+        return opened.backing_id != 0 and (opened.mappable == count if count else opened.mappable > 0)
+
+    def recheck(self, node: AnyNode) -> None:
+        """The file's flags (ioctl_iflags(2)) have changed: who wants to write from now on may not be let."""
+        if isinstance(node, Node) and isinstance(node.opened, OpenFile):
+            node.opened.restricted = True
+
     def may_hide_data(self, node: Node) -> bool:
         """Tell whether a mapping may hold data that only the kernel's cache has, where the real file has a hole."""
         opened = self.current(node)
         return opened is not None and opened.mappable > 0 and not opened.backing_id
 
     def descriptor(self, node: Node) -> int:
-        """Return the descriptor that is open on ``node``, -1 if there is none."""
+        """Return the descriptor that is open on ``node``, -1 if there is none that may do everything."""
         opened = self.current(node)
-        return -1 if opened is None else opened.descriptor
+        return -1 if opened is None or opened.restricted else opened.descriptor
 
     # -- parts -------------------------------------------------------------------------------------------------------
 
@@ -146,15 +163,34 @@ class OpenFiles:
             edit.truncate(node, 0, self.descriptor(node))
         return opened
 
-    def _open(self, node: Node) -> int:
-        if not node.in_upper:
-            return self.view.open(node, os.O_RDONLY)
-        try:
-            return self.view.open(node, os.O_RDWR)
-        except OSError as error:
-            if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ETXTBSY):
+    def _open_first(self, node: Node, flags: int) -> OpenFile:
+        """Open the real file, which must allow what ``flags`` ask for: it may be immutable, or only appended to."""
+        descriptor, restricted = self._open_widely(node)
+        if restricted and _is_writing(flags):
+            try:
+                self._try(node, flags)
+            except OSError:
+                os.close(descriptor)
                 raise
-            return self.view.open(node, os.O_RDONLY)
+        opened = self._enter(node, descriptor)
+        opened.restricted = restricted
+        return opened
+
+    def _try(self, node: Node, flags: int) -> None:
+        os.close(self.view.open(node, flags & (os.O_ACCMODE | os.O_APPEND)))
+
+    def _open(self, node: Node) -> int:
+        return self._open_widely(node)[0]
+
+    def _open_widely(self, node: Node) -> tuple[int, bool]:
+        """Open for as much as can be had; tell whether that is less than it might be."""
+        for flags in (os.O_RDWR, os.O_RDWR | os.O_APPEND) if node.in_upper else ():
+            try:
+                return self.view.open(node, flags), flags != os.O_RDWR
+            except OSError as error:
+                if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ETXTBSY):
+                    raise
+        return self.view.open(node, os.O_RDONLY), node.in_upper
 
     def _enter(self, node: Node, descriptor: int) -> OpenFile:
         opened = OpenFile(descriptor, in_upper=node.in_upper)

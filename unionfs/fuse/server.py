@@ -229,6 +229,7 @@ def _serve_device(
     dispatcher = _dispatcher(stack, PassthroughBacking(device) if service.passthrough else None)
     server = Server(device, dispatcher, report)
     dispatcher.describe = lambda name: _describe(name, service, stack, server)
+    dispatcher.notify = server.send
     if stack.edit is not None:
         stack.edit.copyup.deferring = True
     if service.debug:

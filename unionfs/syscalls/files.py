@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import sys
 from fcntl import ioctl
 from struct import Struct
 from typing import NamedTuple
@@ -31,6 +32,8 @@ UTIME_OMIT = (1 << 30) - 2
 
 FICLONE = 0x40049409
 FS_IOC_GETFLAGS = 0x80086601
+_FS_IMMUTABLE_FL = 0x10
+_FS_APPEND_FL = 0x20
 FS_IOC_SETFLAGS = 0x40086602
 FS_IOC_FSGETXATTR = 0x801C581F
 FS_IOC_FSSETXATTR = 0x401C5820
@@ -199,6 +202,12 @@ def filesystem_uuid(descriptor: int) -> bytes:
     if buffer[0] != 16:
         raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
     return bytes(buffer[1:])
+
+
+def is_immutable(descriptor: int) -> bool:
+    """Tell whether an open file may not be changed, or only added to; see ioctl_iflags(2). Raises OSError (ENOTTY)."""
+    flags = attribute_ioctl(descriptor, FS_IOC_GETFLAGS, b"")
+    return bool(int.from_bytes(flags[:4], sys.byteorder) & (_FS_IMMUTABLE_FL | _FS_APPEND_FL))
 
 
 def attribute_ioctl(descriptor: int, command: int, argument: bytes) -> bytes:

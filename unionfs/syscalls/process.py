@@ -72,6 +72,16 @@ def has_capability(capability: int) -> bool:
     return bool((effective_high << 32 | effective_low) >> capability & 1)
 
 
+def groups_of(pid: int) -> frozenset[int]:
+    """Return the supplementary groups of a process, none if it is not to be seen here; see proc_pid_status(5)."""
+    try:
+        with open(f"/proc/{pid}/status", "rb") as status:
+            groups = next((line for line in status if line.startswith(b"Groups:")), b"")
+    except OSError:
+        return frozenset()
+    return frozenset(map(int, groups.split()[1:]))
+
+
 def _capabilities() -> bytes:
     data = ctypes.create_string_buffer(_CAPABILITY_DATA.size)
     check(libc.capget(_CAPABILITY_HEADER.pack(_CAPABILITY_VERSION_3, 0), data))

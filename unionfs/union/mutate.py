@@ -331,8 +331,15 @@ class Mutations:
         if not isinstance(node, DirNode):
             raise error(errno.ENOTDIR, name)
         if not self.view.is_empty(node):
-            raise error(errno.ENOTEMPTY, name)
+            raise error(errno.EPERM if self._keeps_names(parent) else errno.ENOTEMPTY, name)
         self.remove(parent, name, node)
+
+    def _keeps_names(self, parent: DirNode) -> bool:
+        """Tell whether a directory's flags keep what is in it: the kernel asks that first (may_delete)."""
+        try:
+            return parent.upper is not None and files.is_immutable(parent.upper.descriptor())
+        except OSError:
+            return False  # a file system without flags
 
     def child(self, parent: DirNode, name: bytes) -> AnyNode:
         """Return the node called ``name``. Raises FileNotFoundError."""

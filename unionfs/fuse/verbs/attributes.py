@@ -6,7 +6,7 @@ import errno
 import os
 import stat
 
-from unionfs.fuse.verbs.base import FOREVER_S, Verbs, validity_s
+from unionfs.fuse.verbs.base import FOREVER_S, Verbs
 from unionfs.fuse.wire import abi, replies
 from unionfs.syscalls import files
 from unionfs.union.nodes import AnyNode, Node
@@ -54,7 +54,9 @@ class AttributeVerbs(Verbs):
         extended = files.statx(*place)
         btime = extended.btime[0] * 10**9 + extended.btime[1] if extended.mask & files.STATX_BTIME else None
         links = self.view.links(node, state)
-        payload = replies.statx(validity_s(state), state, node.ino, links, state.st_uid, state.st_gid, btime_ns=btime)
+        payload = replies.statx(
+            self._validity_s(node, state), state, node.ino, links, state.st_uid, state.st_gid, btime_ns=btime
+        )
         return replies.data(request.unique, payload)
 
     def _setattr(self, request: Request) -> Reply:
@@ -69,7 +71,7 @@ class AttributeVerbs(Verbs):
         if valid & abi.FATTR_MODE:
             edit.chmod(node, mode)
         elif valid & abi.FATTR_KILL_SUIDGID:
-            self._clear_set_ids(node)
+            self._clear_set_ids(node, request)
         if valid & (abi.FATTR_ATIME | abi.FATTR_MTIME):
             accessed = _time(valid, abi.FATTR_ATIME, abi.FATTR_ATIME_NOW, (atime, atime_ns))
             modified = _time(valid, abi.FATTR_MTIME, abi.FATTR_MTIME_NOW, (mtime, mtime_ns))
@@ -77,7 +79,7 @@ class AttributeVerbs(Verbs):
         return self._attr(request.unique, node, self._state(node))
 
     def _attr(self, unique: int, node: AnyNode, state: os.stat_result) -> bytes:
-        return replies.data(unique, replies.attr(validity_s(state), self._attributes(node, state)))
+        return replies.data(unique, replies.attr(self._validity_s(node, state), self._attributes(node, state)))
 
     def _readlink(self, request: Request) -> Reply:
         return replies.data(request.unique, self.view.readlink(self._file(request.nodeid)))

@@ -7,7 +7,8 @@ import os
 import stat
 
 from unionfs.fuse.openfiles import SET_ID_BITS, OpenFiles
-from unionfs.fuse.wire import replies
+from unionfs.fuse.wire import notify, replies
+from unionfs.syscalls import process
 from unionfs.union.nodes import AnyNode, DirNode, Node
 from unionfs.union.pieces import devices_of_programs
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import TypeAlias
 
+    from unionfs.fuse.wire.requests import Request
     from unionfs.union.mutate import Mutations
     from unionfs.union.stack import Stack
 
@@ -36,15 +38,6 @@ class Later:
         self.run = run
 
 
-def validity_s(state: os.stat_result) -> int:
-    """Return for how many seconds the kernel may rely on attributes.
-
-    Those of a set-id file lose bits by a write, of which the kernel tells its cache nothing: without a new look,
-    execve(2) would go by the old ones (fuse_permission in fs/fuse/dir.c).
-    """
-    return 0 if state.st_mode & SET_ID_BITS and stat.S_ISREG(state.st_mode) else FOREVER_S
-
-
 class Verbs:
     """The part of a dispatcher that knows its stack; a mixin each for attributes, names, directories and files."""
 
@@ -54,6 +47,7 @@ class Verbs:
         self.nodes = stack.view.nodes
         self.files = OpenFiles(stack)
         self.describe: Callable[[bytes], bytes | None] = lambda _name: None
+        self.notify: Callable[[bytes], None] = lambda _message: None
         self.no_opendir = False
         self.page = bytearray(MAX_WRITE_BYTES)
 
@@ -84,7 +78,17 @@ class Verbs:
         return self._entry_payload(node, state)
 
     def _entry_payload(self, node: AnyNode, state: os.stat_result) -> bytes:
-        return replies.entry(node.id, 0, FOREVER_S, validity_s(state), self._attributes(node, state))
+        return replies.entry(node.id, 0, FOREVER_S, self._validity_s(node, state), self._attributes(node, state))
+
+    def _validity_s(self, node: AnyNode, state: os.stat_result) -> int:
+        """Return for how many seconds the kernel may rely on attributes: not at all where it misses a change.
+
+        A set-id file loses bits by a write, and without a new look execve(2) would go by the old ones (fuse_permission
+        in fs/fuse/dir.c). A mapping through passthrough writes to the real file, whose times change.
+        """
+        if not stat.S_ISREG(state.st_mode):
+            return FOREVER_S
+        return 0 if state.st_mode & SET_ID_BITS or self.files.is_mapped(node) else FOREVER_S
 
     def _attributes(self, node: AnyNode, state: os.stat_result) -> bytes:
         if state.st_rdev:
@@ -98,12 +102,19 @@ class Verbs:
                 return os.stat(descriptor)
         return self.view.stat(node)
 
-    def _clear_set_ids(self, node: AnyNode) -> None:
+    def _clear_set_ids(self, node: AnyNode, request: Request) -> None:
         """Take away what a write or a change of owner must not leave (setattr_should_drop_suidgid in fs/attr.c)."""
-        mode = self.view.shown(node, self._state(node)).st_mode
-        drop = mode & stat.S_ISUID | (mode & stat.S_ISGID if mode & stat.S_IXGRP else 0)
+        state = self.view.shown(node, self._state(node))
+        mode = state.st_mode
+        drop = mode & stat.S_ISUID
+        if mode & stat.S_IXGRP or not _is_in_group(request, state.st_gid):
+            drop |= mode & stat.S_ISGID
         if drop and not stat.S_ISDIR(mode):
             self._edit().chmod(node, mode & ~drop)
+
+    def _look_again(self, node: AnyNode) -> None:
+        """Have the kernel ask for attributes that it still relies on."""
+        self.notify(notify.inval_inode(node.id, offset=-1))
 
     def _sync(self, unique: int, descriptor: int, sync: Callable[[int], None]) -> Later:
         """Return the work of one sync on ``descriptor``, which it closes."""
@@ -116,3 +127,8 @@ class Verbs:
             return replies.ok(unique)
 
         return Later(run)
+
+
+def _is_in_group(request: Request, group: int) -> bool:
+    """Tell whether who asks may keep a set-group-ID bit for ``group`` that is no permission to execute."""
+    return request.uid == 0 or group == request.gid or group in process.groups_of(request.pid)

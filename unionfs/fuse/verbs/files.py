@@ -30,7 +30,9 @@ class FileVerbs(Verbs):
         flags, open_flags = request.args
         how = self.files.acquire(node, flags)
         if flags & os.O_TRUNC and open_flags & abi.OPEN_KILL_SUIDGID:
-            self._clear_set_ids(node)
+            self._clear_set_ids(node, request)
+        if self.files.is_mapped(node, count=1):
+            self._look_again(node)
         return replies.data(request.unique, replies.opened(0, *how))
 
     def _create(self, request: Request) -> Reply:
@@ -89,7 +91,7 @@ class FileVerbs(Verbs):
             if owned:
                 os.close(descriptor)
         if write_flags & abi.WRITE_KILL_SUIDGID:
-            self._clear_set_ids(node)
+            self._clear_set_ids(node, request)
         return replies.data(request.unique, replies.written(written))
 
     def _fsync(self, request: Request) -> Reply:
@@ -112,9 +114,15 @@ class FileVerbs(Verbs):
         node = self._file(request.nodeid)
         _fh, offset, length, mode = request.args
         self._edit().change(node)
+        self._changed_by(request, node)
         descriptor, owned = self.files.borrow(node)
         working = descriptor if owned else os.dup(descriptor)
         return self._sync(request.unique, working, lambda file: files.fallocate(file, mode, offset, length))
+
+    def _changed_by(self, request: Request, node: Node) -> None:
+        """Take set-id bits away where the request itself does not say that it should be done, as write(2) would."""
+        if request.uid != 0:
+            self._clear_set_ids(node, request)
 
     def _lseek(self, request: Request) -> Reply:
         _fh, offset, whence = request.args
@@ -137,6 +145,7 @@ class FileVerbs(Verbs):
         _fh_in, off_in, node_out, _fh_out, off_out, length, _flags = request.args
         source, target = self._file(request.nodeid), self._file(node_out)
         self._edit().change(target)
+        self._changed_by(request, target)
         opened = [os.dup(self.files.borrow(node)[0]) for node in (source, target)]
         unique = request.unique
 
@@ -166,6 +175,9 @@ class FileVerbs(Verbs):
             told = files.attribute_ioctl(descriptor, command, bytes(request.data or b""))
         finally:
             os.close(descriptor)
+        if command in files.ATTRIBUTE_CHANGES:
+            self.files.recheck(node)
+            self._look_again(node)
         return replies.data(request.unique, replies.ioctl(0, 0, told[:out_size]))
 
     def _flush(self, request: Request) -> Reply:
