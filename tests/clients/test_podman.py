@@ -30,7 +30,8 @@ COPY --chown=5:6 tree /srv/tree
 RUN chmod -R g+w /srv/tree && chmod 4755 /srv/tree/sub/one && chown 12:34 /srv/tree/sub/two
 RUN mv /srv/tree/sub /srv/tree/moved && mv /srv/some /srv/other
 RUN rm -r /srv/other/file1 /srv/tree/moved/three && ln -s nowhere /srv/other/link && mkfifo /srv/fifo
-RUN mkdir /srv/some && touch /srv/some/new && chmod 2770 /srv/some && chmod 640 /etc/passwd && ln /etc/passwd /etc/ln
+RUN mkdir /srv/some && touch /srv/some/new && chmod 2770 /srv/some
+RUN chmod 604 /srv/other/file3 && ln /srv/other/file3 /srv/ln
 RUN rm /srv/tree/moved/one && mkdir /srv/tree/moved/one && touch /srv/tree/moved/one/below && truncate -s 1M /srv/hole
 COPY tree/sub/four /srv/other/file2
 RUN mv /srv/tree/moved /srv/tree/again && mv /srv/tree /srv/final && rm -r /srv/other/link /srv/some && mkdir /srv/some
