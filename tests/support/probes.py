@@ -169,6 +169,17 @@ def _passthrough() -> str | None:
     return None if initial and os.geteuid() == 0 else "FUSE passthrough needs root in the initial user namespace"
 
 
+@probe("cpu-latency")
+def _cpu_latency() -> str | None:
+    try:
+        os.close(os.open("/dev/cpu_dma_latency", os.O_RDWR | os.O_CLOEXEC))
+    except FileNotFoundError:
+        return "this kernel has no /dev/cpu_dma_latency"
+    except OSError as error:
+        return f"/dev/cpu_dma_latency cannot be opened: {error.strerror}"
+    return None
+
+
 @probe("trusted-xattrs")
 def _trusted_xattrs() -> str | None:
     return _xattr("trusted.unionfs-probe")

@@ -15,6 +15,7 @@ from collections import deque
 from fcntl import ioctl
 
 from unionfs.fuse.verbs.base import MAX_WRITE_BYTES, Later
+from unionfs.fuse.wakefulness import Wakefulness
 from unionfs.fuse.wire import abi, replies, requests
 from unionfs.syscalls import process
 from unionfs.union.copyup import Pending
@@ -31,6 +32,7 @@ _BUFFER_BYTES = MAX_WRITE_BYTES + 8192
 _WORKERS = 4
 _ROUND = 16  # requests between two looks at what workers have done and at how many descriptors are open
 _SPIN_NS = 100_000
+_LULL_MS = 2  # without a request: then a burst is over
 #: Errors of read(2) on the device that mean "go on": see fuse_dev_do_read in fs/fuse/dev.c.
 _AGAIN = (errno.EINTR, errno.ENOENT, errno.EAGAIN)
 
@@ -104,6 +106,7 @@ class Server:
         self._poll.register(device, select.POLLIN)
         self._poll.register(self._wake, select.POLLIN)
         self._buffer = bytearray(_BUFFER_BYTES)
+        self._wakefulness = Wakefulness()
         self._spin_ns = _SPIN_NS if len(os.sched_getaffinity(0)) > 1 else 0
         os.set_blocking(device, False)
 
@@ -151,15 +154,19 @@ class Server:
     # -- waiting -----------------------------------------------------------------------------------------------------
 
     def _wait(self) -> None:
-        """Spin for a short while after the last request, which saves two wake-ups; then sleep until there is work.
+        """Spin for a short while after the last request, which saves a wake-up; then sleep until there is work.
 
-        While workers are busy this thread leaves them the interpreter.
+        While workers are busy this thread leaves them the interpreter. While requests follow one another, idle
+        processors are kept awake as well.
         """
         poll, now = self._poll.poll, time.perf_counter_ns
         deadline = now() + (0 if self._busy else self._spin_ns)
         ready = poll(0)
-        while not ready:
-            ready = poll(0) if now() < deadline else poll()
+        while not ready and now() < deadline:
+            ready = poll(0)
+        ready = ready or poll(_LULL_MS)
+        self._wakefulness.be(awake=bool(ready))
+        ready = ready or poll()
         if ready[-1][0] == self._wake:
             os.eventfd_read(self._wake)
 

@@ -1,0 +1,40 @@
+"""Processors are kept from sleeping while requests come, and not longer: what the kernel says of the demands on it."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+from tests.support.mounts import prepare, union_mount
+from tests.support.probes import requires
+
+DEVICE = "/dev/cpu_dma_latency"
+
+
+def _latency_us() -> int:
+    """Return the lowest latency that anybody demands now (Documentation/power/pm_qos_interface.rst)."""
+    with open(DEVICE, "rb", buffering=0) as stream:
+        return int.from_bytes(stream.read(4), "little")
+
+
+def _at_rest() -> bool:
+    """Wait until nobody demands anything, and tell whether that came."""
+    deadline = time.monotonic() + 10
+    while _latency_us() == 0 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return _latency_us() > 0
+
+
+@requires("fuse", "root", "cpu-latency")
+def test_processors_are_kept_awake_while_requests_come_and_no_longer(tmp_path: Path) -> None:
+    lowers, upper, work = prepare(tmp_path, 1)
+    assert _at_rest(), "somebody else on this machine keeps processors awake"
+    with union_mount(tmp_path, lowers, upper, work) as mount:
+        for _ in range(100):
+            os.getxattr(mount, "user.unionfs.config")  # a request each time
+        assert _latency_us() == 0
+        assert _at_rest()
+        for _ in range(100):
+            os.getxattr(mount, "user.unionfs.config")
+    assert _at_rest(), "the demand ends with the mount"
