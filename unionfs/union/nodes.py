@@ -25,6 +25,7 @@ class Node:
     ``home`` and ``home_name`` say where in a layer it stands when that is not ``parent.upper``/``name``: in a lower
     layer, or in the index of hard links. ``descriptor`` is kept once the last name is gone (-1 otherwise).
     ``in_upper`` says that the writable layer has it whole; ``data`` where its data is when its attributes stand apart.
+    ``incapable`` says that it is known to have no file capability, which the kernel asks before it lets anybody write.
     """
 
     __slots__ = (
@@ -34,6 +35,7 @@ class Node:
         "home_name",
         "id",
         "in_upper",
+        "incapable",
         "ino",
         "links",
         "lookups",
@@ -53,6 +55,7 @@ class Node:
         self.home: Dir | None = None
         self.home_name = name
         self.in_upper = True
+        self.incapable = False
         self.descriptor = -1
         self.opened: object | None = None  # what the transport knows of its open handles
         self.links: Links | None = None

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from unionfs.fuse.wire.requests import Request
 
 _NEGATIVE = replies.negative_entry(FOREVER_S)
+CAPABILITY = b"security.capability"
 _KEEP = (0, files.UTIME_OMIT)
 _NOW = (0, files.UTIME_NOW)
 
@@ -89,12 +90,28 @@ class AttributeVerbs(Verbs):
 
     def _getxattr(self, request: Request) -> Reply:
         name = request.names[0]
+        if name == CAPABILITY:
+            return self._get_capability(request)
         value = None
         if request.nodeid == abi.ROOT_ID and name.startswith(b"user.unionfs."):
             value = self.describe(name[13:])
         if value is None:
             value = self.view.getxattr(self._node(request.nodeid), name)
         return _sized(request.unique, value, request.args[0])
+
+    def _get_capability(self, request: Request) -> Reply:
+        """Answer what the kernel asks before each first write and change of owner (cap_inode_need_killpriv): mostly
+        from memory.
+        """
+        node = self._node(request.nodeid)
+        if isinstance(node, Node) and node.incapable:
+            return replies.error(request.unique, errno.ENODATA)
+        try:
+            return _sized(request.unique, self.view.getxattr(node, CAPABILITY), request.args[0])
+        except OSError as error:
+            if isinstance(node, Node) and error.errno == errno.ENODATA:
+                node.incapable = True
+            raise
 
     def _listxattr(self, request: Request) -> Reply:
         names = self.view.listxattr(self._node(request.nodeid))
@@ -106,6 +123,8 @@ class AttributeVerbs(Verbs):
         node, name = self._node(request.nodeid), request.names[0]
         assert request.data is not None
         edit = self._edit()
+        if name == CAPABILITY and isinstance(node, Node):
+            node.incapable = False
         edit.setxattr(node, name, bytes(request.data), request.args[1])
         if len(request.args) > 2 and request.args[2] & abi.SETXATTR_ACL_KILL_SGID:
             edit.chmod(node, self.view.shown(node, self._state(node)).st_mode & ~stat.S_ISGID)

@@ -49,6 +49,7 @@ class FileVerbs(Verbs):
         return self._created(request, *made)
 
     def _created(self, request: Request, node: Node, state: os.stat_result, descriptor: int) -> Reply:
+        node.incapable = True
         how = self.files.adopt(node, descriptor, request.args[0])
         return replies.data(request.unique, replies.created(self._entry(node, state), replies.opened(0, *how)))
 
