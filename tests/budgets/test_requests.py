@@ -60,9 +60,12 @@ def _list(path: str) -> Step:
     return lambda mount: sorted(os.listdir(mount / path))
 
 
-def _scan(mount: Path) -> list[int]:
-    with os.scandir(mount / "many") as entries:
-        return [entry.stat(follow_symlinks=False).st_size for entry in entries]
+def _scan(path: str) -> Step:
+    def scan(mount: Path) -> list[int]:
+        with os.scandir(mount / path) as entries:
+            return [entry.stat(follow_symlinks=False).st_size for entry in entries]
+
+    return scan
 
 
 #: A GETATTR is for the directory, whose attributes the kernel drops when a name comes or goes; GETXATTR is for
@@ -80,14 +83,15 @@ BUDGET: list[tuple[str, Step, dict[str, int]]] = [
     ("read the link again", lambda m: os.readlink(m / "link"), {}),
     ("list a directory", _list("dir"), {"OPENDIR": 1, "READDIR": 1, "READDIRPLUS": 1}),
     ("list the directory again", _list("dir"), {"GETATTR": 1}),
-    ("list and stat a new directory", _scan, {"LOOKUP": 1, "READDIRPLUS": 2}),
-    ("list and stat it again", _scan, {"GETATTR": 1}),
+    ("list and stat a new directory", _scan("many"), {"LOOKUP": 11, "READDIRPLUS": 2}),
+    ("list and stat it again", _scan("many"), {"GETATTR": 1}),
+    ("list and stat another one", _scan("more"), {"LOOKUP": 1, "READDIRPLUS": 2}),
     ("create and write a file", _write_new, {"LOOKUP": 1, "GETATTR": 1, "GETXATTR": 1, "CREATE": 1}),
     ("stat what was written", lambda m: os.stat(m / "new"), {"GETATTR": 1}),
     ("read what was written", _read("new"), {"OPEN": 1, "IOCTL": 1}),
     ("chmod a file of the top layer", lambda m: os.chmod(m / "new", 0o600), {"SETATTR": 1}),
     ("chmod a lower file", lambda m: os.chmod(m / "dir/a", 0o600), {"SETATTR": 1}),
-    ("append to a lower file", _append, {"OPEN": 1, "GETXATTR": 1}),
+    ("append to a lower file", _append, {"LOOKUP": 1, "OPEN": 1, "GETXATTR": 1}),
     ("rename", lambda m: os.rename(m / "new", m / "moved"), {"LOOKUP": 1, "GETATTR": 1, "RENAME": 1}),
     ("unlink", lambda m: os.unlink(m / "moved"), {"GETATTR": 1, "UNLINK": 1}),
     ("unlink a lower file", lambda m: os.unlink(m / "dir/a"), {"UNLINK": 1}),
@@ -101,11 +105,12 @@ def mount(tmp_path: Path) -> Iterator[Path]:
     lowers, upper, work = prepare(tmp_path, 2)
     (lowers[0] / "dir").mkdir()
     (lowers[1] / "dir").mkdir()
-    (lowers[1] / "many").mkdir()
     for name in ("a", "b"):
         (lowers[1] / "dir" / name).write_text(name)
-    for number in range(10):
-        (lowers[1] / "many" / str(number)).write_text("x")
+    for directory in ("many", "more"):
+        (lowers[1] / directory).mkdir()
+        for number in range(10):
+            (lowers[1] / directory / str(number)).write_text("x")
     (lowers[0] / "link").symlink_to("dir")
     with union_mount(tmp_path, lowers, upper, work) as merged:
         yield merged
@@ -140,7 +145,7 @@ def _processor_ticks(process: int) -> int:
 def test_no_descriptor_is_kept_for_a_known_file(mount: Path) -> None:
     process = json.loads(os.getxattr(mount, "user.unionfs.config"))["pid"]
     before = len(os.listdir(f"/proc/{process}/fd"))
-    _scan(mount)
+    _scan("many")(mount)
     for number in range(10):
         (mount / f"many/{number}").read_bytes()
     time.sleep(0.1)

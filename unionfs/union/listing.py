@@ -73,6 +73,10 @@ class Listing:
             self._read.append(*found)
         return True
 
+    def read_so_far(self) -> int:
+        """Return how many names have been read from the layers until now."""
+        return len(self._read.names)
+
     def name(self, position: int) -> bytes | None:
         """Return the name at ``position``, None if it is gone."""
         return self._read.names[position] if position >= 0 else self._late.names[~position]

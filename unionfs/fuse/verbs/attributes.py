@@ -7,7 +7,7 @@ import os
 import stat
 
 from unionfs.fuse.verbs.base import FOREVER_S, Verbs
-from unionfs.fuse.wire import abi, replies
+from unionfs.fuse.wire import abi, notify, replies
 from unionfs.syscalls import files
 from unionfs.union.nodes import AnyNode, Node
 from unionfs.union.pieces import devices_of_programs
@@ -16,9 +16,13 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from unionfs.fuse.verbs.base import Reply
     from unionfs.fuse.wire.requests import Request
+    from unionfs.union.listing import Listing
+    from unionfs.union.nodes import DirNode
 
 _NEGATIVE = replies.negative_entry(FOREVER_S)
 CAPABILITY = b"security.capability"
+_MOST_LOOKERS = 4096
+_LARGE_LISTING = 512
 _KEEP = (0, files.UTIME_OMIT)
 _NOW = (0, files.UTIME_NOW)
 
@@ -30,10 +34,25 @@ class AttributeVerbs(Verbs):
         name = request.names[0]
         if name == b"." or name == b"..":
             return self._lookup_dots(request, name)
-        found = self.view.lookup(self._directory(request.nodeid), name)
+        parent = self._directory(request.nodeid)
+        found = self.view.lookup(parent, name)
         if found is None:
             return replies.data(request.unique, _NEGATIVE)
+        if parent.listing is not None and request.pid not in self.lookers and not found[0].is_directory:
+            self._note_looker(request.pid, parent, parent.listing)
         return replies.data(request.unique, self._entry(*found))
+
+    def _note_looker(self, pid: int, parent: DirNode, listing: Listing) -> None:
+        """Remember who looks at files in a directory that was listed: what he lists next comes with attributes.
+
+        That is the rest of this directory as well if it is a large one: the kernel may know its names already, and
+        would ask for each file.
+        """
+        if len(self.lookers) >= _MOST_LOOKERS:
+            self.lookers.clear()
+        self.lookers.add(pid)
+        if listing.read_so_far() > _LARGE_LISTING:
+            self.notify(notify.inval_inode(parent.id))
 
     def _lookup_dots(self, request: Request, name: bytes) -> Reply:
         """File handles ask for a node by its id alone (INIT_EXPORT_SUPPORT)."""

@@ -50,6 +50,7 @@ class Verbs:
         self.notify: Callable[[bytes], None] = lambda _message: None
         self.no_opendir = False
         self.page = bytearray(MAX_WRITE_BYTES)
+        self.lookers: set[int] = set()  # processes that looked at files which they had listed
 
     def _directory(self, node_id: int) -> DirNode:
         node = self.nodes.by_id.get(node_id)

@@ -90,11 +90,15 @@ class NameVerbs(Verbs):
         """Fill one buffer.
 
         Offsets 0 to 2 are those of ``.`` and ``..``, the listing has the others; each entry names the next one.
+        The kernel asks for attributes at the start of every directory, and later on where it was asked for them
+        itself (fuse_use_readdirplus in fs/fuse/readdir.c); at the start, those of files are for who wants them.
         """
         node = self._directory(request.nodeid)
         buffer = replies.DirentBuffer(request.args[2])
         offset = request.args[1]
-        add = self._add_plus if plus else self._add_plain
+        add = self._add_plain
+        if plus:
+            add = self._add_plus if offset or request.pid in self.lookers else self._add_name
         if offset < 2:
             parent = node.parent or node
             for position, (ino, dots) in enumerate(((node.ino, b"."), (parent.ino, b".."))):
@@ -121,6 +125,14 @@ class NameVerbs(Verbs):
             return True
         self.nodes.forget(node, 0)
         return False
+
+    def _add_name(self, buffer: replies.DirentBuffer, parent: DirNode, name: bytes, position: int) -> bool:
+        """Add a file without its attributes; a directory with them, for most who list one go on into those below."""
+        listing = self.view.listing(parent)
+        ino, kind = listing.ino(position), listing.kind(position)
+        if ino == 0 or kind == DT_DIR:
+            return self._add_plus(buffer, parent, name, position)
+        return buffer.add_plus(replies.NO_ENTRY, ino, offset_after(position), self._kind(kind), name)
 
     def _add_plain(self, buffer: replies.DirentBuffer, parent: DirNode, name: bytes, position: int) -> bool:
         listing = self.view.listing(parent)
