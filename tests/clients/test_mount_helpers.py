@@ -76,7 +76,7 @@ END = "unionmount umount point"
 @pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
 def test_forms(machine: Machine, form: str) -> None:
     shown = machine.output("\n".join([form.format(o=machine.layers), SHOW, "touch point/made", END])).splitlines()
-    assert " - fuse.unionmount unionmount " in shown[0]
+    assert f" - fuse.unionmount {'source' if 'source' in form else 'unionmount'} " in shown[0]
     assert shown[1] == "text"
     assert (machine.upper / "made").exists()
 
@@ -92,6 +92,12 @@ def test_words_of_fstab_reach_the_kernel(machine: Machine, words: str, options: 
 def test_umount_by_mount_point_and_by_fstab(machine: Machine) -> None:
     line = f"echo unionmount $PWD/point fuse.unionmount {machine.layers} 0 0 >t; mount -T t $PWD/point; umount point"
     assert machine.output("\n".join([line, line, "ls -A point"])) == ""
+
+
+@pytest.mark.parametrize("source", ["unionmount", "/srv/changes"])
+def test_mount_a_passes_over_what_is_mounted(machine: Machine, source: str) -> None:
+    line = f"echo {source} $PWD/point fuse.unionmount {machine.layers} 0 0 >t; mount -a -T t; mount -a -T t"
+    assert machine.output("\n".join([line, SHOW, END])).count(" fuse.unionmount ") == 1
 
 
 def test_a_failure_is_the_helper_s_own(machine: Machine) -> None:

@@ -188,7 +188,9 @@ def _mount(request: Request) -> int:
     named = _take_ours(request)
     ownership = _take_owners(request)
     mountpoint = _mountpoint(request)
-    options, unknown = mounting.parse_options(unescape(word) for word in request.words if not _is_accepted(word))
+    source = [f"fsname={place}" for place in request.places[:-1] if place]  # by it mount -a knows what stands already
+    words = [unescape(word) for word in request.words if not _is_accepted(word)]
+    options, unknown = mounting.parse_options(source + words)
     for word in unknown:
         if word not in _FLAGS:
             print(f"unknown argument ignored: {word}", file=sys.stderr)
