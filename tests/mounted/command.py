@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tests.support import leftovers
-from tests.support.mounts import LIMIT_S, ROOT, UNIONMOUNT, is_mounted, layer_options, prepare
+from tests.support.mounts import LIMIT_S, ROOT, UNIONMOUNT, is_mounted, layer_options, prepare, run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -51,6 +51,16 @@ def mounted(point: Path, *words: Word, cwd: Path | None = None, said: str = "") 
 def servers(path: Path) -> list[leftovers.Process]:
     """Return the processes of this session whose command line names ``path``."""
     return [found for found in leftovers.processes(Path(os.environ[leftovers.MARK])) if str(path) in found.command]
+
+
+@contextmanager
+def tmpfs(point: Path, options: str = "mode=0755") -> Iterator[None]:
+    """Another file system."""
+    run("mount", "-t", "tmpfs", "-o", options, "tmpfs", point)
+    try:
+        yield
+    finally:
+        run("umount", point)
 
 
 def stack(base: Path, count: int = 1) -> str:

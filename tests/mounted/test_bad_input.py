@@ -15,7 +15,7 @@ from tests.support.probes import requires
 from tests.support.trees import assert_same_tree, snapshot
 from unionfs.syscalls import mounts
 
-from .command import mounted, servers, stack, through, unionmount
+from .command import mounted, servers, stack, through, tmpfs, unionmount
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -124,16 +124,6 @@ def busy(base: Path) -> Iterator[None]:
     (base / "m2").mkdir()
     with mounted(base / "m2", "-o", f"lowerdir={base}/l,upperdir={base}/u,workdir={base}/w", base / "m2"):
         yield
-
-
-@contextmanager
-def tmpfs(point: Path, options: str = "mode=0755") -> Iterator[None]:
-    """Another file system."""
-    run("mount", "-t", "tmpfs", "-o", options, "tmpfs", point)
-    try:
-        yield
-    finally:
-        run("umount", point)
 
 
 @contextmanager

@@ -7,6 +7,7 @@ import os
 import stat
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ import pytest
 from tests.support.mounts import LIMIT_S, ROOT, UNIONMOUNT, is_mounted, prepare, run
 from tests.support.probes import requires
 
-from .command import mounted, servers, stack, unionmount
+from .command import mounted, servers, stack, tmpfs, unionmount
 
 pytestmark = requires("root", "fuse")
 
@@ -126,6 +127,17 @@ def mount_line(point: Path) -> tuple[str, str, str, str]:
     (fields,) = (line for line in lines if line[4] == str(point))
     end = fields.index("-")
     return fields[end + 2], fields[end + 1], fields[5], fields[end + 3]
+
+
+def test_what_the_layers_lie_on_can_be_unmounted_before_us(tmp_path: Path) -> None:
+    """As with the kernel's overlayfs: who unmounts one after the other need not wait for the server's end."""
+    disk, point = tmp_path / "disk", tmp_path / "m"
+    disk.mkdir()
+    with ExitStack() as meanwhile:
+        with tmpfs(disk):
+            meanwhile.enter_context(mounted(point, "-o", stack(disk), point))
+        (point / "new").write_text("text")
+        assert sorted(os.listdir(point)) == ["file0", "new"]
 
 
 @pytest.mark.parametrize(

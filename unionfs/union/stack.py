@@ -1,8 +1,8 @@
 """Opening a stack: layers, writable layer and workdir, with all that is wrong with them said before anything starts.
 
-Each lower layer is a clone of its mount without what is mounted below it, where the system allows that (open_tree(2)):
-it holds neither /proc nor the stack that is about to be mounted in it. The writable layer and its workdir are locked
-for as long as they are open, so that no second server changes them.
+Each layer is a clone of its mount without what is mounted below it, where the system allows that (open_tree(2)): it
+holds neither /proc nor the stack that is about to be mounted in it. The writable layer and its workdir share a clone,
+and are locked for as long as they are open, so that no second server changes them.
 """
 
 from __future__ import annotations
@@ -297,6 +297,7 @@ def open_writable(config: Config, opened: list[int], cache: DescriptorCache) -> 
     opened.append(base)
     _check_workdir(config)
     _check_same_mount(config, top, base)
+    _stand_apart((top, base), [os.path.realpath(path) for path in (config.upper, config.workdir)])
     for descriptor, path in ((top, config.upper), (base, config.workdir)):
         lock(descriptor, path)
     work = _open_work(base, config)
@@ -391,6 +392,27 @@ def _check_same_mount(config: Config, top: int, base: int) -> None:
     except OSError as error:
         if error.errno == errno.EXDEV:
             raise errors.WorkdirElsewhere(workdir=config.workdir, upper=config.upper) from None
+
+
+def _stand_apart(descriptors: tuple[int, int], paths: list[bytes]) -> None:
+    """Let two directories of one mount be open in a clone of it instead, where this process may make one.
+
+    What they lie on can then be unmounted as soon as we have been, while the server is still ending, or earlier: the
+    kernel's overlayfs does the same (clone_private_mount in fs/namespace.c).
+    """
+    above = os.path.commonpath(paths)
+    fresh: list[int] = []
+    try:
+        fresh.append(mounts.clone_tree(mounts.AT_FDCWD, above))
+        fresh.extend(os.open(os.path.relpath(path, above), _DIRECTORY, dir_fd=fresh[0]) for path in paths)
+        if all(map(os.path.sameopenfile, fresh[1:], descriptors)):
+            for ours, plain in zip(fresh[1:], descriptors, strict=True):
+                os.dup2(ours, plain, inheritable=False)
+    except OSError:
+        return
+    finally:
+        for descriptor in fresh:
+            os.close(descriptor)
 
 
 def lock(descriptor: int, path: bytes) -> None:
