@@ -259,3 +259,37 @@ def test_a_stranger_clears_set_id_bits_without_write(
     with opened(path, os.O_RDWR) as descriptor:
         child(act, user=STRANGER, group=STRANGER, groups=groups)
     assert _mode(path) == left
+
+
+@pytest.mark.parametrize(
+    ("option", "changes"), [("relatime", [True, False]), ("noatime", [False, False]), ("strictatime", [True, True])]
+)
+def test_access_times_are_kept_as_the_mount_says(tmp_path: Path, option: str, changes: list[bool]) -> None:
+    """FUSE leaves them to the server; xfstests' generic/003."""
+    with union_mount(tmp_path, *prepare(tmp_path), options=option) as mount:
+        path = mount / "file"
+        path.write_bytes(b"data")
+        assert [_reading_changes_atime(path), _reading_changes_atime(path)] == changes
+
+
+def _reading_changes_atime(path: Path) -> bool:
+    before = os.stat(path).st_atime_ns
+    _let_clock_advance()
+    path.read_bytes()
+    return os.stat(path).st_atime_ns != before
+
+
+def test_reading_changes_no_access_time_in_a_lower_layer(tmp_path: Path) -> None:
+    lowers, upper, work = prepare(tmp_path)
+    names = ["file", "link", "directory"]
+    below = [lowers[0] / name for name in names]
+    below[0].write_bytes(b"data")
+    below[1].symlink_to("file")
+    below[2].mkdir()
+    for path in below:
+        os.utime(path, (1, 1), follow_symlinks=False)
+    with union_mount(tmp_path, lowers, upper, work) as mount:
+        for name in ("file", "link"):
+            assert (mount / name).read_bytes() == b"data"
+        assert os.listdir(mount / "directory") == []
+        assert [os.stat(path, follow_symlinks=False).st_atime for path in below] == [1, 1, 1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from typing import TYPE_CHECKING
 
@@ -74,6 +75,18 @@ def test_a_whole_life(alone: Person, way: tuple[tuple[str, ...], int, str]) -> N
     ]  # fmt: skip
     assert (alone.home / "two/gone").read_text() == "gone\n"
     assert (alone.home / "upper/new").stat().st_uid == ID
+
+
+def test_reading_a_lower_file_leaves_its_access_time(alone: Person, way: tuple[tuple[str, ...], int, str]) -> None:
+    """Also another's file, as far as the kernel lets us: it can be read at least."""
+    fill(alone)
+    own, other = alone.home / "one/file", alone.home / "one/root-s"
+    other.write_text("root's\n")
+    other.chmod(0o644)
+    os.utime(own, (1, 1))
+    script = "unionmount -o lowerdir=one,upperdir=upper,workdir=work point; cat point/*; unionmount umount point"
+    assert run(alone, way[0], script) == ["in one", "root's"]
+    assert own.stat().st_atime == 1
 
 
 def test_no_owner_is_mapped_outside_of_a_namespace(alone: Person) -> None:

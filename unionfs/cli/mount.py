@@ -195,7 +195,7 @@ def _mount(request: Request) -> int:
         if word not in _FLAGS:
             print(f"unknown argument ignored: {word}", file=sys.stderr)
     config = _config(request, named, _FLAGS.intersection(unknown))
-    config.owners = ownership
+    config.owners, config.atime = ownership, options.atime
     if request.transport not in _TRANSPORTS:
         known = ", ".join(_TRANSPORTS)
         raise errors.UsageError(problem=f"no such transport: '{request.transport}'; there are {known}")

@@ -87,6 +87,13 @@ class MountOptions(NamedTuple):
         """Whether the kernel itself is to refuse every change."""
         return bool(self.flags & mounts.MS_RDONLY)
 
+    @property
+    def atime(self) -> int:
+        """When reading changes access times, as a MOUNT_ATTR_*. FUSE leaves that to the server."""
+        if self.flags & mounts.MS_NOATIME:
+            return mounts.MOUNT_ATTR_NOATIME
+        return mounts.MOUNT_ATTR_STRICTATIME if self.flags & mounts.MS_STRICTATIME else mounts.MOUNT_ATTR_RELATIME
+
 
 def parse_options(words: Iterable[str]) -> tuple[MountOptions, list[str]]:
     """Read mount option words; return what is known of them as a value, and the words that are not known, in order.

@@ -43,6 +43,10 @@ MOUNT_ATTR_RDONLY = 0x1
 MOUNT_ATTR_NOSUID = 0x2
 MOUNT_ATTR_NODEV = 0x4
 MOUNT_ATTR_NOEXEC = 0x8
+MOUNT_ATTR_RELATIME = 0x0
+MOUNT_ATTR_NOATIME = 0x10
+MOUNT_ATTR_STRICTATIME = 0x20
+MOUNT_ATTR_ATIME = 0x70  # the bits that tell these three apart
 
 AT_FDCWD = -100
 AT_EMPTY_PATH = 0x1000
@@ -99,11 +103,12 @@ def attach_tree(tree: int, directory: int, path: bytes) -> None:
     check(_syscall(_SYS_MOVE_MOUNT, tree, b"", directory, path, flags), path)
 
 
-def set_attributes(directory: int, path: bytes, attributes: int, *, recursive: bool = False) -> None:
-    """Add MOUNT_ATTR_* flags to the mount at ``path`` (b"" for ``directory`` itself), or to all mounts from there on.
+def set_attributes(directory: int, path: bytes, attributes: int, *, clear: int = 0, recursive: bool = False) -> None:
+    """Add MOUNT_ATTR_* flags to the mount at ``path`` (b"" for ``directory`` itself), or to all mounts from there on,
+    having taken ``clear`` away.
 
     See mount_setattr(2). Raises OSError (ENOSYS before Linux 5.12).
     """
     flags = AT_EMPTY_PATH | (AT_RECURSIVE if recursive else 0)
-    value = _MOUNT_ATTR.pack(attributes, 0, 0, 0)
+    value = _MOUNT_ATTR.pack(attributes, clear, 0, 0)
     check(_syscall(_SYS_MOUNT_SETATTR, directory, path, flags, value, _MOUNT_ATTR.size), path)

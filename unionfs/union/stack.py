@@ -42,6 +42,7 @@ class Config:
     """
 
     __slots__ = (
+        "atime",
         "data_layers",
         "lowers",
         "makes_workdir",
@@ -72,6 +73,7 @@ class Config:
         self.metacopy = metacopy
         self.whiteouts = whiteouts
         self.data_layers = [os.path.abspath(path) for path in data_layers]
+        self.atime = mounts.MOUNT_ATTR_RELATIME  # when reading changes access times in the writable layer
         self.owners: Ownership | None = None  # how owners are mapped; None: they are shown as they are
 
 
@@ -244,11 +246,11 @@ def can_clone() -> bool:
 
 
 def clone(plain: int) -> int:
-    """Return the same directory opened in a mount of its own, with nothing mounted below it; ``plain`` where that
-    fails.
+    """Return the same directory opened in a mount of its own, with nothing mounted below it, where reading leaves
+    access times alone; ``plain`` where that fails.
     """
     try:
-        tree = mounts.clone_tree(plain, b"")
+        tree = _clone_tree(plain, b"", mounts.MOUNT_ATTR_NOATIME)
     except OSError:
         return plain
     try:
@@ -259,6 +261,18 @@ def clone(plain: int) -> int:
         os.close(tree)
     os.close(plain)
     return cloned
+
+
+def _clone_tree(directory: int, path: bytes, atime: int) -> int:
+    """Return a clone of the mount at ``path`` that keeps access times as ``atime`` says (MOUNT_ATTR_*), where the
+    system lets us choose. Raises OSError.
+    """
+    tree = mounts.clone_tree(directory, path)
+    try:
+        mounts.set_attributes(tree, b"", atime, clear=mounts.MOUNT_ATTR_ATIME)
+    except OSError:
+        pass  # before Linux 5.12
+    return tree
 
 
 # -- the writable layer and its workdir ------------------------------------------------------------------------------
@@ -297,7 +311,7 @@ def open_writable(config: Config, opened: list[int], cache: DescriptorCache) -> 
     opened.append(base)
     _check_workdir(config)
     _check_same_mount(config, top, base)
-    _stand_apart((top, base), [os.path.realpath(path) for path in (config.upper, config.workdir)])
+    _stand_apart((top, base), [os.path.realpath(path) for path in (config.upper, config.workdir)], config.atime)
     for descriptor, path in ((top, config.upper), (base, config.workdir)):
         lock(descriptor, path)
     work = _open_work(base, config)
@@ -394,16 +408,16 @@ def _check_same_mount(config: Config, top: int, base: int) -> None:
             raise errors.WorkdirElsewhere(workdir=config.workdir, upper=config.upper) from None
 
 
-def _stand_apart(descriptors: tuple[int, int], paths: list[bytes]) -> None:
+def _stand_apart(descriptors: tuple[int, int], paths: list[bytes], atime: int) -> None:
     """Let two directories of one mount be open in a clone of it instead, where this process may make one.
 
-    What they lie on can then be unmounted as soon as we have been, while the server is still ending, or earlier: the
-    kernel's overlayfs does the same (clone_private_mount in fs/namespace.c).
+    What they lie on can then be unmounted as soon as we have been, while the server is still ending, or earlier; and
+    access times are kept as is asked for. The kernel's overlayfs does the same (ovl_get_upper in fs/overlayfs/super.c).
     """
     above = os.path.commonpath(paths)
     fresh: list[int] = []
     try:
-        fresh.append(mounts.clone_tree(mounts.AT_FDCWD, above))
+        fresh.append(_clone_tree(mounts.AT_FDCWD, above, atime))
         fresh.extend(os.open(os.path.relpath(path, above), _DIRECTORY, dir_fd=fresh[0]) for path in paths)
         if all(map(os.path.sameopenfile, fresh[1:], descriptors)):
             for ours, plain in zip(fresh[1:], descriptors, strict=True):

@@ -413,8 +413,16 @@ class View:
         return b"/proc/self/fd/%d/%s" % (directory, name)
 
     def open(self, node: Node, flags: int) -> int:
-        """Open the data of ``node`` as it stands now, in whichever layer; return the descriptor. Raises OSError."""
-        return self.open_own(node, flags) if node.in_upper else metacopy.open_lower(self, node, flags)
+        """Open the data of ``node`` as it stands now, in whichever layer; return the descriptor. Raises OSError.
+
+        To read a file of a lower layer leaves its access time alone, unless it is another's and we have no privilege.
+        """
+        if node.in_upper:
+            return self.open_own(node, flags)
+        try:
+            return metacopy.open_lower(self, node, flags | os.O_NOATIME)
+        except PermissionError:
+            return metacopy.open_lower(self, node, flags)
 
     def open_own(self, node: Node, flags: int) -> int:
         """Open the file that has the attributes of ``node``, though its data may be elsewhere. Raises OSError."""
