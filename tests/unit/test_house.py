@@ -109,4 +109,4 @@ def test_setup_cfg_holds_only_what_has_no_other_place() -> None:
     """Metadata and tools live in pyproject.toml."""
     parser = configparser.ConfigParser()
     parser.read(ROOT / "setup.cfg")
-    assert parser.sections() == ["build"]
+    assert parser.sections() == ["build", "editable_wheel"]

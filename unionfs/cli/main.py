@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 
@@ -10,6 +11,7 @@ from unionfs import errors
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import NoReturn
 
 _COMMANDS = {
     "mount": "mount",
@@ -23,11 +25,31 @@ _COMMANDS = {
 }
 
 
+_ENOUGH_FOR_A_START = 100_000
+
+
+def program() -> NoReturn:
+    """Run one command, and end this process as soon as that is done.
+
+    To take an interpreter apart takes a tenth of the time of a whole run, and a search for garbage among what is being
+    loaded finds none.
+    """
+    gc.set_threshold(_ENOUGH_FOR_A_START)
+    status = main()
+    try:
+        _flush()
+    except OSError:
+        pass  # it has been said what ended the command
+    os._exit(status)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return its exit status."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        return _dispatch(words)
+        status = _dispatch(words)
+        _flush()
+        return status
     except errors.UnionfsError as error:
         print(f"unionmount: {error}", file=sys.stderr)
         return error.exit_status
@@ -41,6 +63,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
+def _flush() -> None:
+    if sys.stdout is not None:
+        sys.stdout.flush()
+
+
 def _dispatch(words: list[str]) -> int:
     if words and words[0] in _COMMANDS:
         module = _COMMANDS[words[0]]
@@ -52,4 +79,4 @@ def _dispatch(words: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    program()
