@@ -24,6 +24,7 @@ _HOMES = {
     "Fact": "unionfs.union.explain",
     "Union": "unionfs.union.union",
     "UnionfsError": "unionfs.errors",
+    "errors": "unionfs.errors",
     "mount": "unionfs.api",
     "run": "unionfs.api",
 }
@@ -31,13 +32,14 @@ _HOMES = {
 
 def __getattr__(name: str) -> object:
     """Load a public name from its home; see PEP 562."""
-    from importlib import import_module
+    import sys
 
-    if name == "errors":
-        return import_module("unionfs.errors")
-    if name not in _HOMES:
+    home = _HOMES.get(name)
+    if home is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = globals()[name] = getattr(import_module(_HOMES[name]), name)
+    __import__(home)
+    module = sys.modules[home]
+    value = globals()[name] = module if name == "errors" else getattr(module, name)
     return value
 
 

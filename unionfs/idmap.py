@@ -10,7 +10,8 @@ from __future__ import annotations
 import stat
 from os import major, makedev, minor
 from struct import Struct
-from typing import NamedTuple
+
+from unionfs.lean import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -10,7 +10,8 @@ from __future__ import annotations
 import os
 import stat
 from struct import Struct
-from typing import NamedTuple
+
+from unionfs.lean import NamedTuple
 
 WHITEOUT_PREFIX = b".wh."
 OPAQUE_MARKER = b".wh..wh..opq"

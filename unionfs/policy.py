@@ -6,23 +6,22 @@ that name once the writable layer says nothing about it.
 
 from __future__ import annotations
 
-from enum import Enum
-from typing import NamedTuple
+from unionfs.lean import NamedTuple
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Literal
 
-class Removal(Enum):
-    """How a name disappears."""
-
-    REMOVE = "remove the writable layer's own file"
-    HIDE = "write a whiteout where the writable layer has nothing"
-    REPLACE = "put a whiteout in the place of the writable layer's own file, in one step"
+    #: How a name disappears: the writable layer's own file is removed; a whiteout hides what lower layers have; a
+    #: whiteout takes the place of the writable layer's own file, in one step.
+    Removal = Literal["remove", "hide", "replace"]
 
 
 def removal(*, in_upper: bool, below: bool) -> Removal:
     """Return how to remove a name that shows."""
     if not below:
-        return Removal.REMOVE
-    return Removal.REPLACE if in_upper else Removal.HIDE
+        return "remove"
+    return "replace" if in_upper else "hide"
 
 
 class Move(NamedTuple):

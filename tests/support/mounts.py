@@ -98,7 +98,7 @@ def union_mount(
         env = {**os.environ, "PYTHONPATH": str(ROOT)}
         server = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=env)
     try:
-        _await_mount(point, server, log)
+        await_mount(point, server, log)
         with _unmounting(point):
             yield point
         server.wait(LIMIT_S)
@@ -119,7 +119,8 @@ def is_mounted(point: Path) -> bool:
     return any(mount.point == os.fsencode(point) for mount in leftovers.mounts())
 
 
-def _await_mount(point: Path, server: subprocess.Popen[bytes], log: Path) -> None:
+def await_mount(point: Path, server: subprocess.Popen[bytes], log: Path) -> None:
+    """Wait until a server has mounted; fail with what it said when it ends or takes too long."""
     deadline = time.monotonic() + LIMIT_S
     while not is_mounted(point):
         said = log.read_text(errors="replace")

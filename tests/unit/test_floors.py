@@ -20,6 +20,7 @@ PACKAGE = "unionfs"
 
 #: From the bottom up; packages on one floor may not use each other unless PERMITTED says so.
 FLOORS = (
+    ("lean",),
     ("syscalls",),
     ("ondisk", "policy", "idmap", "errors"),
     ("layers",),
@@ -29,7 +30,7 @@ FLOORS = (
     ("containers",),
     ("api", "cli"),
 )
-GROUND = FLOORS[1]
+GROUND = FLOORS[2]
 HEIGHTS = {name: height for height, floor in enumerate(FLOORS) for name in floor}
 
 #: Pairs that may not be, though one stands above the other: (importer, imported), as prefixes of module names.
@@ -48,7 +49,7 @@ SYSTEM_MODULES = {"ctypes", "fcntl", "mmap", "selectors", "select", "signal", "s
 
 #: What is costly to import and has no place where the server loads it (docs/architecture.md): modules of cli are free.
 COSTLY_MODULES = {"argparse", "asyncio", "dataclasses", "inspect", "logging", "tempfile", "typing_extensions"}
-SERVER = ("syscalls", *GROUND, "layers", "union", "fuse")
+SERVER = ("lean", "syscalls", *GROUND, "layers", "union", "fuse")
 
 CORE_PACKAGES = {"xxhash", "fuse", "mfusepy"}
 """What modules of the server may import beside the standard library: the first to hash, the others for one adapter."""

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import os
-import shutil
 import stat
-import tempfile
 
 from unionfs import errors
 from unionfs.fuse import server
 from unionfs.fuse.mounting import MountOptions
 from unionfs.layers.writable import remove_tree
-from unionfs.sandbox.run import run_in_stack
+from unionfs.sandbox.run import make_directory, run_in_stack
 from unionfs.union.stack import Config, default_workdir
 
 TYPE_CHECKING = False
@@ -54,7 +52,7 @@ def run_run(words: list[str]) -> int:
 
 def _run_disposable(request: Request, command: list[str]) -> int:
     """Run on a temporary writable layer, and remove it from within the namespaces, where its owners are known."""
-    base = os.fsencode(tempfile.mkdtemp(prefix="unionmount-"))
+    base = make_directory((os.environ.get("TMPDIR"), "/tmp", "/var/tmp"))
     upper, work = os.path.join(base, b"upper"), os.path.join(base, b"work")
     os.mkdir(upper)
     os.mkdir(work)
@@ -69,7 +67,16 @@ def _run_disposable(request: Request, command: list[str]) -> int:
     try:
         return _run(request, command, upper, work, remove)
     finally:
-        shutil.rmtree(base, ignore_errors=True)
+        _clear(base, remove)
+
+
+def _clear(base: bytes, remove: Callable[[], None]) -> None:
+    """Remove the directory of a temporary layer, and what is left in it when the run could not begin."""
+    try:
+        remove()
+        os.rmdir(base)
+    except OSError:
+        pass  # how the run ended is more worth knowing
 
 
 def _take_mode(upper: bytes, lower: str) -> None:

@@ -11,12 +11,12 @@ import errno
 import os
 import select
 import time
-from collections import deque
 from fcntl import ioctl
 
 from unionfs.fuse.verbs.base import MAX_WRITE_BYTES, Later
 from unionfs.fuse.wakefulness import Wakefulness
 from unionfs.fuse.wire import abi, replies, requests
+from unionfs.lean import deque
 from unionfs.syscalls import process
 from unionfs.union.copyup import Pending
 

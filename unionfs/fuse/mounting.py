@@ -9,9 +9,9 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from typing import NamedTuple
 
 from unionfs import errors
+from unionfs.lean import NamedTuple
 from unionfs.syscalls import mounts, process
 
 TYPE_CHECKING = False

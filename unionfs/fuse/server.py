@@ -7,17 +7,16 @@ one who called, least of all standard error: a caller that reads it to its end w
 from __future__ import annotations
 
 import gc
-import json
 import os
-import signal
 import sys
-from typing import NamedTuple
+import syslog
 
 from unionfs import errors
 from unionfs.fuse import mounting
 from unionfs.fuse.device import PassthroughBacking, Server
 from unionfs.fuse.dispatch import Dispatcher
 from unionfs.fuse.verbs.base import MAX_WRITE_BYTES
+from unionfs.lean import NamedTuple, dumps, format_exc, signal
 from unionfs.syscalls import mounts, process
 from unionfs.union import stack as stacks
 
@@ -88,7 +87,8 @@ def _retold(told: bytes, service: Service) -> errors.UnionfsError:
     """Make the exception anew that ended the server before it was mounted."""
     if not told:
         return errors.ServerDied(mountpoint=service.mountpoint, reason="it ended without a word")
-    return errors.Retold(**json.loads(told))
+    status, _, text = os.fsdecode(told).partition(" ")
+    return errors.Retold(text=text, status=int(status))
 
 
 def _run_background(service: Service, report: int) -> NoReturn:
@@ -106,13 +106,11 @@ def _run_background(service: Service, report: int) -> NoReturn:
         _serve(service, ready, _log)
         status = 0
     except errors.UnionfsError as error:
-        os.write(report, json.dumps({"text": str(error), "status": error.exit_status}).encode())
+        os.write(report, os.fsencode(f"{error.exit_status} {error}"))
     except OSError as error:
-        os.write(report, json.dumps({"text": errors.describe_os_error(error), "status": 1}).encode())
+        os.write(report, os.fsencode(f"1 {errors.describe_os_error(error)}"))
     except BaseException:
-        import traceback
-
-        _log(traceback.format_exc())
+        _log(format_exc())
     finally:
         os._exit(status)
 
@@ -139,8 +137,6 @@ def _complain(text: str) -> None:
 
 def _log(text: str) -> None:
     """Write to the system log what a user should report."""
-    import syslog
-
     syslog.openlog("unionmount")
     for line in text.splitlines():
         syslog.syslog(syslog.LOG_ERR, line)
@@ -265,9 +261,9 @@ def _describe(name: bytes, service: Service, stack: Stack, server: Server | None
             "dialect": None if stack.upper is None else stack.upper.dialect.name,
             "pid": os.getpid(),
         }
-        return json.dumps(shown).encode()
+        return dumps(shown).encode()
     if name == b"stats" and server is not None:
-        return json.dumps(server.statistics()).encode()
+        return dumps(server.statistics()).encode()
     return None
 
 

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import errno
 import os
-from collections import deque
 from struct import Struct
 
 from unionfs import ondisk
+from unionfs.lean import deque
 from unionfs.syscalls import files
 
 TYPE_CHECKING = False

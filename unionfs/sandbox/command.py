@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from typing import NamedTuple
 
 from unionfs import errors
+from unionfs.lean import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

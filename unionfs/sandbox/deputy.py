@@ -11,10 +11,10 @@ from __future__ import annotations
 import errno
 import os
 import select
-import signal
 import stat
 
 from unionfs import idmap
+from unionfs.lean import signal
 from unionfs.sandbox import refusals
 from unionfs.syscalls import files, process, seccomp
 

@@ -7,7 +7,8 @@ may map them exist (newuidmap(1), newgidmap(1)), those follow from id 1 on; othe
 from __future__ import annotations
 
 import os
-from typing import NamedTuple
+
+from unionfs.lean import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

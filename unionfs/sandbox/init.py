@@ -7,8 +7,8 @@ command, or the supervisor, with which this process dies.
 from __future__ import annotations
 
 import os
-import signal
 
+from unionfs.lean import signal
 from unionfs.sandbox import command, root, signals
 from unionfs.syscalls import process
 

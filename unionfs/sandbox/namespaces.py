@@ -9,11 +9,11 @@ import errno
 import os
 
 from unionfs import errors
-from unionfs.sandbox import idmaps
 from unionfs.syscalls import mounts, process
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from unionfs.sandbox.idmaps import IdMaps
     from unionfs.sandbox.mapping import Mapping
 
 # Switches that forbid user namespaces: file, the value that does, and what to tell whoever meets it.
@@ -33,7 +33,7 @@ def needs_user_namespace() -> bool:
     return not process.has_capability(process.CAP_SYS_ADMIN)
 
 
-def enter(maps: idmaps.IdMaps | None, mapping: Mapping | None) -> None:
+def enter(maps: IdMaps | None, mapping: Mapping | None) -> None:
     """Move this process into a mount namespace of its own, and before that into a user namespace with ``maps``, if any.
 
     ``mapping`` has the process outside write maps of more than the own id; where it fails the own id it is. Mounts made
@@ -49,7 +49,9 @@ def enter(maps: idmaps.IdMaps | None, mapping: Mapping | None) -> None:
         raise errors.NamespacesForbidden(kind=kind, reason=_reason(error)) from error
 
 
-def _map_ids(maps: idmaps.IdMaps, mapping: Mapping | None) -> None:
+def _map_ids(maps: IdMaps, mapping: Mapping | None) -> None:
+    from unionfs.sandbox import idmaps  # not needed by root
+
     if not (mapping is not None and mapping.request()):
         idmaps.write_own(idmaps.IdMaps(maps.uids[:1], maps.gids[:1]))
 

@@ -7,13 +7,12 @@ process 1 in the pid namespace and has the root; the *command* is the process as
 from __future__ import annotations
 
 import os
-import signal
 import sys
 
 from unionfs import errors
-from unionfs.sandbox import idmaps, namespaces, signals, supervisor
+from unionfs.lean import signal
+from unionfs.sandbox import namespaces, signals, supervisor
 from unionfs.sandbox.command import Command
-from unionfs.sandbox.mapping import Mapping
 from unionfs.sandbox.plan import Plan
 from unionfs.sandbox.reports import Pipe
 from unionfs.sandbox.terminal import Terminal
@@ -21,9 +20,11 @@ from unionfs.syscalls import mounts, process
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
     from collections.abc import Mapping as Environment
-    from collections.abc import Sequence
 
+    from unionfs.sandbox.idmaps import IdMaps
+    from unionfs.sandbox.mapping import Mapping
     from unionfs.sandbox.plan import Finish, Prepare
     from unionfs.sandbox.signals import Mask
 
@@ -85,7 +86,7 @@ def run_in_stack(
         raise errors.UsageError(problem="no command to run")
     if chroot and not process.has_capability(process.CAP_SYS_CHROOT):
         raise errors.RunError(command=arguments[0], reason="changing the root needs root; run it without --chroot")
-    maps = idmaps.for_caller() if not chroot and namespaces.needs_user_namespace() else None
+    maps = _id_maps() if not chroot and namespaces.needs_user_namespace() else None
     command = _command(arguments, cwd, env, becomes_root=maps is not None)
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
@@ -96,6 +97,18 @@ def run_in_stack(
             return _run_at_place(prepare, command, chroot=chroot, maps=maps, terminal=terminal, mask=blocked.mask)
     finally:
         terminal.restore()
+
+
+def _id_maps() -> IdMaps:
+    from unionfs.sandbox import idmaps  # not needed by root
+
+    return idmaps.for_caller()
+
+
+def _mapping(maps: IdMaps) -> Mapping:
+    from unionfs.sandbox.mapping import Mapping  # not needed by root
+
+    return Mapping(maps)
 
 
 def _command(
@@ -125,11 +138,12 @@ def _run_at_place(
     command: Command,
     *,
     chroot: bool,
-    maps: idmaps.IdMaps | None,
+    maps: IdMaps | None,
     terminal: Terminal,
     mask: Mask,
 ) -> int:
-    place = _make_place()
+    # Not on a disk if possible, where a layer may be that must keep its times.
+    place = make_directory((os.environ.get("XDG_RUNTIME_DIR"), "/run", "/dev/shm", os.environ.get("TMPDIR"), "/tmp"))
     reports = Pipe()
     try:
         has_terminal = terminal.descriptor is not None
@@ -144,11 +158,15 @@ def _run_at_place(
     return status
 
 
-def _make_place() -> bytes:
-    """Make the directory to mount on: not on a disk if possible, where a layer may be that must keep its times."""
+def make_directory(candidates: Iterable[str | None]) -> bytes:
+    """Make an empty directory in the first of the directories ``candidates`` that is there and takes it; return its
+    path.
+
+    Raises OSError. (The module ``tempfile`` takes longer to load than all that a run needs of this package.)
+    """
     name = f"unionmount-{os.getpid()}-{os.urandom(4).hex()}"
     failure: OSError | None = None
-    for directory in (os.environ.get("XDG_RUNTIME_DIR"), "/run", "/dev/shm", os.environ.get("TMPDIR"), "/tmp"):
+    for directory in candidates:
         if directory:
             place = os.path.join(directory, name)
             try:
@@ -162,7 +180,7 @@ def _make_place() -> bytes:
 
 
 def _supervise(plan: Plan) -> int:
-    mapping = Mapping(plan.maps) if plan.maps is not None and plan.maps.helpers else None
+    mapping = _mapping(plan.maps) if plan.maps is not None and plan.maps.helpers else None
     child = plan.reports.fork(lambda: supervisor.run(plan, mapping))
     if mapping is not None:
         mapping.serve(child, plan.mask)

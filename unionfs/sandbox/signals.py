@@ -6,7 +6,8 @@ Blocked signals are not lost: they stay pending until sigwaitinfo(2) takes them,
 from __future__ import annotations
 
 import os
-import signal
+
+from unionfs.lean import signal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ class Blocked:
 
 def _heed_children() -> bool:
     """Stop ignoring SIGCHLD, with which the status of children is lost (wait(2)); tell whether it was ignored."""
-    if signal.getsignal(signal.SIGCHLD) is not signal.SIG_IGN:
+    if signal.getsignal(signal.SIGCHLD) != signal.SIG_IGN:
         return False
     try:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import errno
 import os
-import signal
 
+from unionfs.lean import signal
 from unionfs.sandbox import init, namespaces, root, signals
-from unionfs.sandbox.deputy import Deputy, is_needed
 from unionfs.syscalls import mounts, process
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from unionfs.sandbox.deputy import Deputy
     from unionfs.sandbox.mapping import Mapping
     from unionfs.sandbox.plan import Plan
 
@@ -50,7 +50,7 @@ def _run_in_mount(plan: Plan) -> int:
         return _run_chrooted(plan)
     made = root.make_mount_points(plan.place)
     try:
-        deputy = Deputy(plan.place) if is_needed() else None
+        deputy = _deputy(plan)
         try:
             namespaces.new_pid_namespace()
             return _run_init(plan, deputy)
@@ -59,6 +59,14 @@ def _run_in_mount(plan: Plan) -> int:
                 deputy.dismiss()
     finally:
         root.remove_mount_points(plan.place, made)
+
+
+def _deputy(plan: Plan) -> Deputy | None:
+    if process.is_superuser():
+        return None
+    from unionfs.sandbox import deputy  # not needed by root, outside of user namespaces
+
+    return deputy.Deputy(plan.place) if deputy.is_needed() else None
 
 
 def _run_chrooted(plan: Plan) -> int:

@@ -7,7 +7,8 @@ signals (^C, ^Z, the window's size) and job control reach it as if it had been s
 from __future__ import annotations
 
 import os
-import signal
+
+from unionfs.lean import signal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

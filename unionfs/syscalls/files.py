@@ -8,8 +8,8 @@ import os
 import sys
 from fcntl import ioctl
 from struct import Struct
-from typing import NamedTuple
 
+from unionfs.lean import NamedTuple
 from unionfs.syscalls._libc import X86_64, check, libc
 
 AT_FDCWD = -100

@@ -7,8 +7,8 @@ import errno
 import os
 from fcntl import ioctl
 from struct import Struct
-from typing import NamedTuple
 
+from unionfs.lean import NamedTuple
 from unionfs.syscalls._libc import X86_64, check, libc
 
 RET_ALLOW = 0x7FFF0000

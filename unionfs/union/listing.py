@@ -8,7 +8,7 @@ name that it gets comes to an end.
 
 from __future__ import annotations
 
-from array import array
+from struct import Struct
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ Found = tuple[bytes, int, int]
 """name, DT_* type, inode number (0: to be looked up)."""
 
 
+_INO = Struct("=Q")
 _BIAS = 1 << 30
 """The offset of position 0: room for positions below it, and an offset that fits into 31 bits, as some want it."""
 
@@ -28,19 +29,31 @@ def offset_after(position: int) -> int:
 
 
 class _Rows:
-    """Names with their types and inode numbers; None where a name is gone."""
+    """Names with their types and inode numbers; None where a name is gone.
 
-    __slots__ = ("inos", "kinds", "names")
+    Numbers are packed, and by hand: the module ``array`` takes longer to load than a stack to open.
+    """
+
+    __slots__ = ("_inos", "kinds", "names")
 
     def __init__(self) -> None:
         self.names: list[bytes | None] = []
         self.kinds = bytearray()
-        self.inos = array("Q")
+        self._inos = bytearray()
 
     def append(self, name: bytes, kind: int, ino: int) -> None:
         self.names.append(name)
         self.kinds.append(kind)
-        self.inos.append(ino)
+        self._inos.extend(_INO.pack(ino))
+
+    def ino(self, row: int) -> int:
+        """Return the inode number in one row."""
+        number: int = _INO.unpack_from(self._inos, row * _INO.size)[0]
+        return number
+
+    def set_ino(self, row: int, ino: int) -> None:
+        """Change the inode number in one row."""
+        _INO.pack_into(self._inos, row * _INO.size, ino)
 
 
 class Listing:
@@ -89,12 +102,12 @@ class Listing:
     def ino(self, position: int) -> int:
         """Return the inode number of the entry at ``position``, 0 while it is not known."""
         rows, row = self._row(position)
-        return rows.inos[row]
+        return rows.ino(row)
 
     def set_ino(self, position: int, ino: int) -> None:
         """Keep the inode number of the entry at ``position``."""
         rows, row = self._row(position)
-        rows.inos[row] = ino
+        rows.set_ino(row, ino)
 
     def add(self, name: bytes, kind: int, ino: int) -> None:
         """Take note that ``name`` exists now, or is another file now."""
@@ -103,7 +116,8 @@ class Listing:
         if position is None:
             position = positions[name] = self._take_place()
         rows, row = self._row(position)
-        rows.names[row], rows.kinds[row], rows.inos[row] = name, kind, ino
+        rows.names[row], rows.kinds[row] = name, kind
+        rows.set_ino(row, ino)
 
     def remove(self, name: bytes) -> None:
         """Take note that ``name`` is gone."""

@@ -13,7 +13,7 @@ import stat
 
 from unionfs import ondisk
 from unionfs.layers.layer import Dir
-from unionfs.policy import Removal, removal
+from unionfs.policy import removal
 from unionfs.syscalls import files
 from unionfs.union.nodes import AnyNode, DirNode, Node
 
@@ -358,9 +358,9 @@ class Mutations:
         self.keep_open(node, last=in_upper)
         plan = removal(in_upper=in_upper, below=self.view.find_lower(parent, name) is not None)
         directory = isinstance(node, DirNode)
-        if plan is Removal.REMOVE:
+        if plan == "remove":
             self.upper.remove(place, name, is_directory=directory)
-        elif plan is Removal.REPLACE:
+        elif plan == "replace":
             self.upper.replace_by_whiteout(place, name, is_directory=directory)
         else:
             self.upper.write_whiteout(place, name)

@@ -6,10 +6,9 @@ say how INIT itself is read.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from unionfs.fuse.wire import abi, replies
 from unionfs.fuse.wire.requests import TruncatedBody, WireError
+from unionfs.lean import NamedTuple
 
 MIN_MINOR_VERSION = 23  # the first whose reply to INIT is 64 bytes long (Linux 3.15)
 MAX_BACKGROUND = 64

@@ -8,10 +8,10 @@ to which opcode is said by each encoder.
 from __future__ import annotations
 
 from os import major, minor
-from typing import TYPE_CHECKING
 
 from unionfs.fuse.wire import abi
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     import os
 

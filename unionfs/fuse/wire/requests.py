@@ -7,10 +7,11 @@ any of them. This module does not know what a request means, nor who answers it.
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING, NamedTuple
 
 from unionfs.fuse.wire import abi
+from unionfs.lean import NamedTuple
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
