@@ -11,14 +11,18 @@ from __future__ import annotations
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal
+    from _thread import start_new_thread
     from collections import deque
     from json import dumps
+    from queue import SimpleQueue
     from traceback import format_exc
     from typing import NamedTuple
 else:
     import _signal as signal
     import sys
     from _collections import _tuplegetter, deque
+    from _queue import SimpleQueue
+    from _thread import start_new_thread
 
     class _Kind(type):
         """Makes a class of tuples with named items out of the annotations of a class body."""
@@ -75,4 +79,4 @@ else:
         return f"\\u{ord(char):04x}" if escaped else char
 
 
-__all__ = ["NamedTuple", "deque", "dumps", "format_exc", "signal"]
+__all__ = ["NamedTuple", "SimpleQueue", "deque", "dumps", "format_exc", "signal", "start_new_thread"]

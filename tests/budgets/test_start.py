@@ -6,6 +6,7 @@ the foreground, which keeps that stream.
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -104,6 +105,32 @@ def test_what_a_mount_loads(tmp_path: Path) -> None:
         loaded = _loaded(log.read_text())
     assert _foreign(loaded) == set()
     assert len(_own(loaded)) <= MODULES_TO_MOUNT, _own(loaded)
+
+
+def test_a_server_loads_nothing_once_it_has_mounted(tmp_path: Path) -> None:
+    """Python's library may lie below the mount, and a server that reads from its own mount waits for itself."""
+    with _serving(tmp_path) as (point, log):
+        assert (point / "file").stat().st_size == 5
+        before = _loaded(log.read_text())
+        _use(point)
+        after = _loaded(log.read_text())
+    assert after == before
+
+
+def _use(point: Path) -> None:
+    """Ask for what needs threads, what needs figures, and every kind of change."""
+    (point / "directory").mkdir()
+    with (point / "directory/new").open("wb") as file:
+        file.write(b"x")
+        os.fsync(file.fileno())
+    (point / "file").chmod(0o600)
+    (point / "file").rename(point / "moved")
+    (point / "link").hardlink_to(point / "moved")
+    os.setxattr(point / "link", "user.name", b"value")
+    assert sorted(os.listdir(point)) == ["directory", "link", "moved"]
+    (point / "moved").unlink()
+    for name in ("config", "stats"):
+        assert json.loads(os.getxattr(point, f"user.unionfs.{name}"))
 
 
 def test_what_a_run_loads() -> None:

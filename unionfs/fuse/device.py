@@ -16,7 +16,7 @@ from fcntl import ioctl
 from unionfs.fuse.verbs.base import MAX_WRITE_BYTES, Later
 from unionfs.fuse.wakefulness import Wakefulness
 from unionfs.fuse.wire import abi, replies, requests
-from unionfs.lean import deque
+from unionfs.lean import SimpleQueue, deque, format_exc, start_new_thread
 from unionfs.syscalls import process
 from unionfs.union.copyup import Pending
 
@@ -74,19 +74,14 @@ class Workers:
 
     def __init__(self) -> None:
         self._started = 0
-        self._queue: deque[Callable[[], None]] | None = None
+        self._queue: SimpleQueue[Callable[[], None]] = SimpleQueue()
 
     def submit(self, work: Callable[[], None]) -> None:
         """Run ``work`` in another thread, soon."""
-        import queue
-        import threading
-
-        if self._queue is None:
-            self._queue = queue.SimpleQueue()  # type: ignore[assignment]
-        self._queue.put(work)  # type: ignore[union-attr]
+        self._queue.put(work)
         if self._started < _WORKERS:
             self._started += 1
-            threading.Thread(target=_work, args=(self._queue,), daemon=True).start()
+            start_new_thread(_work, (self._queue,))
 
 
 class Server:
@@ -201,10 +196,8 @@ class Server:
                 raise
 
     def _bug(self, request: object) -> None:
-        import traceback
-
         self.errors += 1
-        self.report(f"{request!r}\n{traceback.format_exc()}")
+        self.report(f"{request!r}\n{format_exc()}")
 
     # -- what blocks -------------------------------------------------------------------------------------------------
 
@@ -256,6 +249,6 @@ class Server:
             self._answer(bytearray(message), len(message))
 
 
-def _work(queue: deque[Callable[[], None]]) -> None:
+def _work(queue: SimpleQueue[Callable[[], None]]) -> None:
     while True:
-        queue.get()()  # type: ignore[attr-defined]
+        queue.get()()
