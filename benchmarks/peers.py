@@ -14,17 +14,16 @@ import subprocess
 import sys
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 from benchmarks import proc, system
 
 MOUNT_LIMIT_S = 30.0
 END_LIMIT_S = 10.0
 POLL_S = 0.002
-REPOSITORY = Path(__file__).resolve().parent.parent
 
 
 class Place(NamedTuple):
@@ -75,7 +74,6 @@ class Peer(ABC):
     program = ""
     copies_up = True
     only: tuple[str, ...] = ()
-    variables: ClassVar[dict[str, str]] = {}
 
     def missing(self) -> str | None:
         """Why this peer cannot take part, and what to install; None when it can."""
@@ -85,7 +83,7 @@ class Peer(ABC):
 
     def version(self) -> str:
         """What the program says of itself: the line with its name, for libfuse adds lines of its own."""
-        said = _said([self.program, "--version"], {}).splitlines()
+        said = _said([self.program, "--version"]).splitlines()
         return next((line for line in said if self.program in line), said[0] if said else "of unknown version")
 
     @abstractmethod
@@ -106,10 +104,9 @@ class Peer(ABC):
         return ["bwrap", "--bind", str(root), "/", *inside, "--", "/bin/true"]
 
 
-def _said(argv: Sequence[str], variables: Mapping[str, str]) -> str:
+def _said(argv: Sequence[str]) -> str:
     """What a command printed, on either of its outputs."""
-    env = proc.environment(variables)
-    said = subprocess.run(argv, env=env, capture_output=True, check=False, timeout=MOUNT_LIMIT_S)
+    said = subprocess.run(argv, env=proc.environment(), capture_output=True, check=False, timeout=MOUNT_LIMIT_S)
     return (said.stdout + said.stderr).decode(errors="replace")
 
 
@@ -189,8 +186,7 @@ class FusePeer(Peer):
 
     def mount(self, place: Place) -> Mounted:
         with place.log.open("wb") as log:
-            variables = proc.environment(self.variables)
-            server = proc.spawn(self.foreground(place), cwd=None, env=variables, out=log, err=log)
+            server = proc.spawn(self.foreground(place), cwd=None, env=proc.environment(), out=log, err=log)
         deadline = time.monotonic() + MOUNT_LIMIT_S
         while not system.is_mounted(place.root):
             if proc.wait(server, POLL_S) or time.monotonic() > deadline:
@@ -242,39 +238,34 @@ class MergerFs(FusePeer):
 
 
 class UnionMount(FusePeer):
-    """This project's ``unionmount``, in one of its modes."""
+    """This project's ``unionmount`` as it is installed beside the running interpreter, in one of its modes."""
 
-    variables: ClassVar[dict[str, str]] = {"PYTHONPATH": str(REPOSITORY)}
+    program = str(Path(sys.executable).with_name("unionmount"))
 
     def __init__(self, name: str, words: str) -> None:
         self.name = name
         self.words = words
 
     def missing(self) -> str | None:
-        if not (REPOSITORY / "unionfs/cli/main.py").exists():
-            return "unionfs/cli/main.py is not there yet"
-        return None
+        return None if Path(self.program).exists() else "unionmount is not installed: make bench installs it"
 
     def version(self) -> str:
-        return _said([*self._command(), "--version"], self.variables).partition("\n")[0]
-
-    def _command(self) -> list[str]:
-        return [sys.executable, "-m", "unionfs.cli.main"]
+        return _said([self.program, "--version"]).partition("\n")[0]
 
     def start(self, place: Place) -> list[str]:
         options = _overlay_options([str(layer) for layer in place.layers], place)
-        return [*self._command(), "-o", options + self.words, str(place.root)]
+        return [self.program, "-o", options + self.words, str(place.root)]
 
     def foreground(self, place: Place) -> list[str]:
         return [*self.start(place), "-f"]
 
     def counters(self, root: Path) -> dict[str, int]:
-        told = json.loads(_said([*self._command(), "stats", str(root)], self.variables))
+        told = json.loads(_said([self.program, "stats", str(root)]))
         return {str(name): int(count) for name, count in told["requests"].items()}
 
     def run_true(self, layers: Sequence[Path], root: Path) -> list[str]:
         lower = [word for layer in layers for word in ("--lower", str(layer))]
-        return [*self._command(), "run", *lower, "--", "/bin/true"]
+        return [self.program, "run", *lower, "--", "/bin/true"]
 
 
 class Podman(Peer):

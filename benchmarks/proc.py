@@ -75,8 +75,12 @@ def kill(*processes: subprocess.Popen[bytes]) -> None:
 
 
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The environment of every command: the caller's, with one language and no settings of the user's tools."""
-    return {**os.environ, "LC_ALL": "C.UTF-8", "HOME": "/nonexistent", **(extra or {})}
+    """The environment of every command: the caller's, with one language and no settings of the user's tools.
+
+    Those of Python could keep it from writing compiled modules, and then each start would compile them anew.
+    """
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    return {**kept, "LC_ALL": "C.UTF-8", "HOME": "/nonexistent", **(extra or {})}
 
 
 def run(

@@ -21,7 +21,7 @@ def start(site: Site) -> None:
     servers: list[int] = []
     try:
         both = ("sh", "-c", '"$@" && stat -t "$ROOT/etc"', "sh", *command)
-        site.measure("start-to-stat", *both, env={**site.peer.variables, "ROOT": str(place.root)})
+        site.measure("start-to-stat", *both, env={"ROOT": str(place.root)})
         servers = system.mentions(str(place.root))
     finally:
         system.unmount(place.root)
@@ -42,4 +42,4 @@ def run_true(site: Site) -> None:
     """Run ``true`` with the stack as its root: by bwrap over a ready mount, by ``unionmount run``, by podman."""
     command = site.peer.run_true(site.stack().layers, site.root)
     site.assets.program(command[0], "bubblewrap" if command[0] == "bwrap" else "")
-    site.measure("run-true", *command, env=site.peer.variables)
+    site.measure("run-true", *command)

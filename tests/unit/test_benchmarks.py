@@ -277,6 +277,12 @@ def running(pid: str) -> bool:
         return False
 
 
+def test_no_setting_of_python_reaches_a_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With PYTHONDONTWRITEBYTECODE each start would compile all modules anew, which takes longer than the start."""
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    assert [name for name in proc.environment() if name.startswith("PYTHON")] == []
+
+
 def test_a_command_that_does_not_exist_is_a_failure() -> None:
     with pytest.raises(proc.StepFailed, match="no-such-program"):
         proc.run(["no-such-program"], limit_s=LIMIT_S)
