@@ -130,11 +130,17 @@ class Dir:
             return False
         return True
 
-    def is_xattr_whiteout(self, name: bytes) -> bool:
-        """Tell whether the empty regular file ``name`` stands for a deletion (overlayfs.rst, "overlay.whiteout")."""
+    def has_xattr_whiteouts(self) -> bool:
+        """Tell whether empty regular files of this directory may stand for deletions (overlayfs.rst,
+        "overlay.whiteout").
+        """
         if self._xattr_whiteouts is None:
             self._xattr_whiteouts = self.marks().xattr_whiteouts
-        if not self._xattr_whiteouts:
+        return self._xattr_whiteouts
+
+    def is_xattr_whiteout(self, name: bytes) -> bool:
+        """Tell whether the empty regular file ``name`` stands for a deletion."""
+        if not self.has_xattr_whiteouts():
             return False
         path = self.proc_path(name)
         if ondisk.WHITEOUT_ATTRIBUTES.isdisjoint(os.listxattr(path, follow_symlinks=False)):

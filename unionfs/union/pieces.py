@@ -64,6 +64,7 @@ def ends_at(part: Dir) -> bool:
 
 def shown(part: Dir, deleted: list[bytes]) -> Iterator[Entry]:
     """Yield the names of one layer's directory that show, and add to ``deleted`` those that it hides below itself."""
+    empty_files = part.has_xattr_whiteouts()
     for name, kind, ino in part.entries():
         if name.startswith(ondisk.WHITEOUT_PREFIX):
             hidden = ondisk.hidden_by(name)
@@ -75,7 +76,7 @@ def shown(part: Dir, deleted: list[bytes]) -> Iterator[Entry]:
         if kind == DT_CHR and _is_device_whiteout(part, name):
             deleted.append(name)
             continue
-        if kind == DT_REG and part.is_xattr_whiteout(name):
+        if empty_files and kind == DT_REG and part.is_xattr_whiteout(name):
             deleted.append(name)
             continue
         yield name, kind, ino

@@ -471,7 +471,7 @@ class View:
             return 1 if node.upper is not None and node.lowers else state.st_nlink
         if node.links is not None:
             return max(0, state.st_nlink + node.links.delta)
-        return state.st_nlink if node.owned or node.parent is not None else 0
+        return state.st_nlink if node.parent is not None or node.owned else 0
 
     def key(self, state: os.stat_result) -> InodeKey:
         """Return what identifies a real file."""

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     Reply: TypeAlias = "bytes | Buffers | Later | None"
 
 FOREVER_S = 1 << 31
+_S_IFMT = 0o170000
 MAX_WRITE_BYTES = 1 << 20
 DT_DIR = 4
 
@@ -87,9 +88,10 @@ class Verbs:
         A set-id file loses bits by a write, and without a new look execve(2) would go by the old ones (fuse_permission
         in fs/fuse/dir.c). A mapping through passthrough writes to the real file, whose times change.
         """
-        if not stat.S_ISREG(state.st_mode):
+        mode = state.st_mode
+        if mode & _S_IFMT != stat.S_IFREG:
             return FOREVER_S
-        return 0 if state.st_mode & SET_ID_BITS or self.files.is_mapped(node) else FOREVER_S
+        return 0 if mode & SET_ID_BITS or self.files.is_mapped(node) else FOREVER_S
 
     def _attributes(self, node: AnyNode, state: os.stat_result) -> bytes:
         if state.st_rdev:
