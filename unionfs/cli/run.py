@@ -88,7 +88,7 @@ def _take_mode(upper: bytes, lower: str) -> None:
 
 
 def _run(request: Request, command: list[str], upper: bytes, work: bytes, remove: Callable[[], None]) -> int:
-    config = Config([os.fsencode(path) for path in request.lower], upper, work, volatile=False)
+    config = Config([os.fsencode(path) for path in request.lower], upper, work, volatile=request.upper is None)
 
     def prepare(place: bytes) -> Callable[[], None]:
         service = server.Service(config, place, MountOptions(), request.transport)
