@@ -70,17 +70,19 @@ def serve(service: Service) -> None:
 
 
 def check(service: Service) -> None:
-    """See that a stack can be mounted there at all. Raises MountError."""
+    """See that a stack can be mounted over what it is made of. Raises errors.MountpointInLayer."""
     config = service.config
-    mounting.check_mountpoint(service.mountpoint)
-    isolated = stacks.can_clone() or process.has_capability(process.CAP_SYS_ADMIN)
-    held = [config.upper, config.workdir] if isolated else [*config.lowers, config.upper, config.workdir]
-    for layer in held:
+    for layer in [config.upper, config.workdir] if _isolates() else [*config.lowers, config.upper, config.workdir]:
         if layer is None or not os.path.isdir(layer):
             continue
         relation = stacks.relate(service.mountpoint, layer)
         if relation in ("is", "is inside"):
             raise errors.MountpointInLayer(mountpoint=service.mountpoint, relation=relation, layer=layer)
+
+
+def _isolates() -> bool:
+    """Tell whether layers will be opened such that our own mount does not show in them; see _open_isolated."""
+    return process.has_capability(process.CAP_SYS_ADMIN) or stacks.can_clone()
 
 
 def _retold(told: bytes, service: Service) -> errors.UnionfsError:
