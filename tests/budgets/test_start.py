@@ -138,3 +138,15 @@ def test_what_a_run_loads() -> None:
     loaded = _loaded(_said(_unionmount("run", "--lower", "/", "--", "/bin/true")))
     assert _foreign(loaded) == set()
     assert len(_own(loaded)) <= MODULES_TO_RUN, _own(loaded)
+
+
+@requires("strace")
+def test_a_run_makes_four_processes_and_never_sleeps(tmp_path: Path) -> None:
+    """The supervisor, the server, process 1 and the command; whoever waits is woken by what it waits for."""
+    trace, calls = tmp_path / "trace", ("clone", "clone3", "fork", "vfork", "nanosleep", "clock_nanosleep")
+    wrapped = ["strace", "-f", "-qq", "-o", str(trace), "-e", f"trace={','.join(calls)}"]
+    _said([*wrapped, *_unionmount("run", "--lower", "/", "--", "/bin/true")])
+    # A thread of the server, for a read that waits for the disk, is none; a call that is cut in two has "resumed".
+    lines = [line for line in trace.read_text().splitlines() if "CLONE_THREAD" not in line]
+    made = [name for line in lines if (name := line.split()[1].partition("(")[0]) in calls]
+    assert made == ["clone"] * 4
