@@ -68,17 +68,19 @@ def _scan(path: str) -> Step:
     return scan
 
 
-#: A GETATTR is for the directory, whose attributes the kernel drops when a name comes or goes; GETXATTR is for
-#: security.capability, once a file that is written; IOCTL is Python's isatty(3), FLUSH the first and last one of a
-#: mount. In this order, on one mount: name, what is done, what it may ask.
+#: A GETATTR is for the directory, whose attributes the kernel drops when a name comes or goes, or for a file's time of
+#: access after a READ; GETXATTR is for security.capability, once a file that is written; IOCTL is Python's isatty(3),
+#: FLUSH the first and last one of a mount. In this order, on one mount: name, what is done, what it may ask.
 BUDGET: list[tuple[str, Step, dict[str, int]]] = [
     ("stat a name for the first time", lambda m: os.stat(m / "dir/a"), {"LOOKUP": 2}),
     ("stat the name again", lambda m: os.stat(m / "dir/a"), {}),
     ("ask for a name that is missing", lambda m: os.path.exists(m / "dir/none"), {"LOOKUP": 1}),
     ("ask for it again", lambda m: os.path.exists(m / "dir/none"), {}),
-    ("read a lower file for the first time", _read("dir/a"), {"OPEN": 1, "READ": 1, "FLUSH": 1, "IOCTL": 1}),
-    ("read the file again", _read("dir/a"), {"GETATTR": 1, "OPEN": 1, "IOCTL": 1}),
-    ("read the file a third time", _read("dir/a"), {"OPEN": 1, "IOCTL": 1}),
+    ("read a small lower file for the first time", _read("dir/a"), {"OPEN": 1, "FLUSH": 1, "IOCTL": 1}),
+    ("read the file again", _read("dir/a"), {"OPEN": 1, "IOCTL": 1}),
+    ("read a large lower file for the first time", _read("large"), {"LOOKUP": 1, "OPEN": 1, "READ": 1, "IOCTL": 1}),
+    ("read it again", _read("large"), {"GETATTR": 1, "OPEN": 1, "IOCTL": 1}),
+    ("read it a third time", _read("large"), {"OPEN": 1, "IOCTL": 1}),
     ("read a lower link", lambda m: os.readlink(m / "link"), {"LOOKUP": 1, "READLINK": 1}),
     ("read the link again", lambda m: os.readlink(m / "link"), {}),
     ("list a directory", _list("dir"), {"OPENDIR": 1, "READDIR": 1, "READDIRPLUS": 1}),
@@ -112,6 +114,7 @@ def mount(tmp_path: Path) -> Iterator[Path]:
         for number in range(10):
             (lowers[1] / directory / str(number)).write_text("x")
     (lowers[0] / "link").symlink_to("dir")
+    (lowers[1] / "large").write_bytes(bytes(200_000))
     with union_mount(tmp_path, lowers, upper, work) as merged:
         yield merged
 

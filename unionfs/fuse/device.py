@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from unionfs.fuse.dispatch import Dispatcher
-    from unionfs.fuse.verbs.base import Buffers, Reply
+    from unionfs.fuse.verbs.base import Buffers
     from unionfs.union.copyup import CopyJob
 
 _BUFFER_BYTES = MAX_WRITE_BYTES + 8192
@@ -94,6 +94,7 @@ class Server:
         self.errors = 0
         self._workers = Workers()
         self._done: deque[CopyJob] = deque()
+        self._short: deque[tuple[int, Later]] = deque()  # what this thread waits for once nobody asks
         self._busy = 0  # pieces of work that other threads have; only a hint
         self._waiting: dict[int, list[bytes]] = {}
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -128,10 +129,12 @@ class Server:
                     return False
                 if error.errno not in _AGAIN:
                     raise
-                if error.errno == errno.EAGAIN:
+                if error.errno == errno.EAGAIN and not self._short:
                     self._wait()
                 break
             self._answer(buffer, length)
+        if self._short:
+            self._finish_short(*self._short.popleft())
         self._finish_jobs()
         self.dispatcher.view.cache.trim()
         return True
@@ -179,6 +182,9 @@ class Server:
             self._bug(request)
             reply = replies.error(request.unique, errno.EIO)
         if isinstance(reply, Later):
+            if reply.short:
+                self._short.append((request.unique, reply))
+                return
             self._busy += 1
             self._workers.submit(lambda: self._run_later(request.unique, reply))
         elif reply is not None:
@@ -203,16 +209,21 @@ class Server:
 
     def _run_later(self, unique: int, later: Later) -> None:
         """In a worker: do the work and answer."""
-        reply: Reply
-        try:
-            reply = later.run()
-        except OSError as error:
-            reply = self.dispatcher.failure(unique, error)
-        except Exception:
-            self._bug(unique)
-            reply = replies.error(unique, errno.EIO)
+        reply = self._result(unique, later)
         self._busy -= 1
         self.send(reply)
+
+    def _finish_short(self, unique: int, later: Later) -> None:
+        self.send(self._result(unique, later))
+
+    def _result(self, unique: int, later: Later) -> bytes | Buffers:
+        try:
+            return later.run()
+        except OSError as error:
+            return self.dispatcher.failure(unique, error)
+        except Exception:
+            self._bug(unique)
+            return replies.error(unique, errno.EIO)
 
     def _queue_copy(self, job: CopyJob, message: bytes) -> None:
         """Let a worker copy a file up; ``message`` is handled once more when that is done."""

@@ -40,6 +40,7 @@ class Node:
         "links",
         "lookups",
         "name",
+        "offered",
         "opened",
         "parent",
     )
@@ -57,6 +58,7 @@ class Node:
         self.in_upper = True
         self.incapable = False
         self.descriptor = -1
+        self.offered = False  # whether the transport has handed its data out, or tried to
         self.opened: object | None = None  # what the transport knows of its open handles
         self.links: Links | None = None
         self.data: Data | None = None

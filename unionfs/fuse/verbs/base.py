@@ -31,12 +31,16 @@ DT_DIR = 4
 
 
 class Later:
-    """Work that may block, to be run in another thread: it returns the reply, or raises OSError."""
+    """Work that may block: it returns the reply, or raises OSError.
 
-    __slots__ = ("run",)
+    ``short`` work is done where requests are answered, as soon as nobody asks; any other in another thread.
+    """
 
-    def __init__(self, run: Callable[[], bytes | Buffers]) -> None:
+    __slots__ = ("run", "short")
+
+    def __init__(self, run: Callable[[], bytes | Buffers], *, short: bool = False) -> None:
         self.run = run
+        self.short = short
 
 
 class Verbs:
@@ -48,7 +52,7 @@ class Verbs:
         self.nodes = stack.view.nodes
         self.files = OpenFiles(stack)
         self.describe: Callable[[bytes], bytes | None] = lambda _name: None
-        self.notify: Callable[[bytes], None] = lambda _message: None
+        self.notify: Callable[[bytes | Buffers], None] = lambda _message: None
         self.no_opendir = False
         self.page = bytearray(MAX_WRITE_BYTES)
         self.lookers: set[int] = set()  # processes that looked at files which they had listed

@@ -6,7 +6,7 @@ import errno
 import os
 
 from unionfs.fuse.verbs.base import Later, Verbs
-from unionfs.fuse.wire import abi, replies
+from unionfs.fuse.wire import abi, notify, replies
 from unionfs.syscalls import files
 from unionfs.union.mutate import Caller
 
@@ -14,11 +14,14 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from unionfs.fuse.openfiles import Pace
     from unionfs.fuse.verbs.base import Buffers, Reply
     from unionfs.fuse.wire.requests import Request
     from unionfs.union.nodes import Node
 
 _SMALL_BYTES = 1 << 18  # what is copied before another thread would have taken over
+_OFFERED_BYTES = 1 << 17  # what a READ of such a file would bring as well, and is read in no time
+_SHORT_BYTES = 1 << 17  # what a disk needs hardly longer for than for a page
 _RWF_NOWAIT = getattr(os, "RWF_NOWAIT", 0)
 
 
@@ -33,7 +36,43 @@ class FileVerbs(Verbs):
             self._clear_set_ids(node, request)
         if self.files.is_mapped(node, count=1):
             self._look_again(node)
-        return replies.data(request.unique, replies.opened(0, *how))
+        reply = replies.data(request.unique, replies.opened(0, *how))
+        known = node.offered
+        node.offered = True
+        return reply if known or node.in_upper or node.data is not None or how[1] else self._offer(node, reply)
+
+    def _offer(self, node: Node, reply: bytes) -> Reply:
+        """Hand out the data of a small lower file before the ``reply`` to its first OPEN: nobody has to ask for it.
+
+        Neither may there be a READ of the file that waits for this thread, for fuse_notify_store in fs/fuse/dev.c waits
+        for the pages that it holds. There is none before somebody has the file open.
+        """
+        try:
+            descriptor, _owned = self.files.borrow(node)
+        except OSError:
+            return reply  # READ will say why
+        state = os.stat(descriptor)
+        if not 0 < state.st_size <= _OFFERED_BYTES:
+            return reply
+        window = memoryview(self.page)[: state.st_size]
+        pace = self.files.pace(state.st_dev)
+        if _read_at_once(descriptor, window, 0) == len(window):
+            self._store(node, window)
+        elif pace.quick:
+            return Later(lambda: self._offer_late(node, pace, len(window), reply), short=True)
+        return reply
+
+    def _offer_late(self, node: Node, pace: Pace, size: int, reply: bytes) -> bytes:
+        """Wait for the data to hand out, if still nobody has the file open and nobody has changed it."""
+        opened = self.files.current(node)
+        if opened is not None and opened.count == 1 and not node.in_upper:
+            window = memoryview(self.page)[:size]
+            if pace.read(opened.descriptor, window, 0) == size:
+                self._store(node, window)
+        return reply
+
+    def _store(self, node: Node, content: memoryview) -> None:
+        self.notify((notify.store(node.id, 0, len(content)), content))
 
     def _create(self, request: Request) -> Reply:
         mode, umask = request.args[1:3]
@@ -58,27 +97,37 @@ class FileVerbs(Verbs):
         return replies.ok(request.unique)
 
     def _read(self, request: Request) -> Reply:
-        """Answer from the page cache at once; what is not there is for another thread to wait for (preadv2(2),
-        RWF_NOWAIT).
-        """
+        """Answer from the page cache at once; the rest is waited for when nobody asks, or elsewhere."""
         _fh, offset, size = request.args[:3]
         descriptor, owned = self.files.borrow(self._file(request.nodeid))
         unique = request.unique
         try:
             window = memoryview(self.page)[:size]
-            try:
-                got = os.preadv(descriptor, [window], offset, _RWF_NOWAIT)
-            except OSError as error:
-                if error.errno not in (errno.EAGAIN, errno.EOPNOTSUPP):
-                    raise
-                got = -1
-            if got == size or (got >= 0 and offset + got >= os.stat(descriptor).st_size):
+            got = _read_at_once(descriptor, window, offset)
+            if got == size:
+                return replies.header(unique, got), window
+            state = os.stat(descriptor)
+            if got >= 0 and offset + got >= state.st_size:
                 return replies.header(unique, got), window[:got]
+            pace = self.files.pace(state.st_dev)
+            if pace.quick and size <= _SHORT_BYTES:
+                return Later(lambda: self._read_late(request, pace), short=True)
             waiting = os.dup(descriptor)
         finally:
             if owned:
                 os.close(descriptor)
-        return Later(lambda: _read_slowly(unique, waiting, offset, size))
+        return Later(lambda: _read_slowly(unique, pace, waiting, offset, size))
+
+    def _read_late(self, request: Request, pace: Pace) -> Buffers:
+        _fh, offset, size = request.args[:3]
+        descriptor, owned = self.files.borrow(self._file(request.nodeid))
+        try:
+            window = memoryview(self.page)[:size]
+            got = pace.read(descriptor, window, offset)
+        finally:
+            if owned:
+                os.close(descriptor)
+        return replies.header(request.unique, got), window[:got]
 
     def _write(self, request: Request) -> Reply:
         node = self._file(request.nodeid)
@@ -195,9 +244,23 @@ def _seek_in_data(descriptor: int, offset: int, whence: int) -> int:
     return offset if whence == os.SEEK_DATA else size
 
 
-def _read_slowly(unique: int, descriptor: int, offset: int, size: int) -> Buffers:
+def _read_at_once(descriptor: int, window: memoryview, offset: int) -> int:
+    """Read what is in memory; return how much that is, or -1 for nothing. The disk is asked for what is missing.
+
+    See preadv2(2), RWF_NOWAIT; filemap_get_pages in mm/filemap.c begins the read-ahead.
+    """
     try:
-        content = os.pread(descriptor, size, offset)
+        return os.preadv(descriptor, [window], offset, _RWF_NOWAIT)
+    except OSError as error:
+        if error.errno not in (errno.EAGAIN, errno.EOPNOTSUPP):
+            raise
+        return -1
+
+
+def _read_slowly(unique: int, pace: Pace, descriptor: int, offset: int, size: int) -> Buffers:
+    window = memoryview(bytearray(size))
+    try:
+        got = pace.read(descriptor, window, offset)
     finally:
         os.close(descriptor)
-    return replies.header(unique, len(content)), content
+    return replies.header(unique, got), window[:got]

@@ -1,8 +1,9 @@
 """Encode what the server tells the kernel without having been asked: drop or replace what is cached.
 
-Each function returns a complete message for `os.write`. The write fails with ENOENT when the kernel does not have the
-node or the name, which is no error: there was nothing to drop. Never send one while a request on the same directory
-waits for this very thread: the kernel takes the directory's lock (fuse_reverse_inval_entry in fs/fuse/dir.c).
+Each function returns a complete message for `os.write`; only the data of `store` is written beside it. The write fails
+with ENOENT when the kernel does not have the node or the name, which is no error: there was nothing to drop. Never send
+one while a request on the same directory waits for this very thread: the kernel takes the directory's lock
+(fuse_reverse_inval_entry in fs/fuse/dir.c). The same goes for `store` and a READ, which locks the pages.
 """
 
 from __future__ import annotations
@@ -33,10 +34,10 @@ def delete(parent: int, child: int, name: bytes) -> bytes:
     return _message(abi.NOTIFY_DELETE, payload + name + b"\0")
 
 
-def store(nodeid: int, offset: int, data: bytes) -> bytes:
-    """Put `data` into the cached pages of a node, from `offset` on."""
-    return _message(abi.NOTIFY_STORE, abi.NOTIFY_STORE_OUT.pack(nodeid, offset, len(data)) + data)
+def store(nodeid: int, offset: int, length: int) -> bytes:
+    """Put the `length` bytes that are written together with this into the cached pages of a node, from `offset` on."""
+    return _message(abi.NOTIFY_STORE, abi.NOTIFY_STORE_OUT.pack(nodeid, offset, length), length)
 
 
-def _message(code: int, payload: bytes) -> bytes:
-    return abi.OUT_HEADER.pack(abi.OUT_HEADER.size + len(payload), code, 0) + payload
+def _message(code: int, payload: bytes, more: int = 0) -> bytes:
+    return abi.OUT_HEADER.pack(abi.OUT_HEADER.size + len(payload) + more, code, 0) + payload

@@ -1,0 +1,169 @@
+"""What readers see of lower files, whose data may be handed to the kernel before it asks: the right bytes, always."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import mmap
+import os
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.support.mounts import LIMIT_S, prepare, union_mount
+from tests.support.probes import requires
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+pytestmark = [requires("fuse", "root"), pytest.mark.timeout(120)]
+
+#: Around a page, around what is handed out at OPEN, around what one READ holds.
+SIZES = [0, 1, 4095, 4096, 4097, 100_000, (1 << 17) - 1, 1 << 17, (1 << 17) + 1, (1 << 20) + 5]
+OLD, NEW = b"old", b"NEW"
+
+
+def content_of(size: int) -> bytes:
+    return (b"%d-" % size * size)[:size]
+
+
+@pytest.fixture
+def lower(tmp_path: Path) -> Path:
+    (lower,), _upper, _work = prepare(tmp_path)
+    return lower
+
+
+@pytest.fixture
+def mount(tmp_path: Path, lower: Path) -> Iterator[Path]:
+    for size in SIZES:
+        (lower / str(size)).write_bytes(content_of(size))
+    (lower / "file").write_bytes(OLD * 1000)
+    os.sync()
+    with union_mount(tmp_path, [lower], tmp_path / "upper", tmp_path / "work") as merged:
+        yield merged
+
+
+def evict(path: Path) -> None:
+    """Take a file's data out of the page cache."""
+    descriptor = os.open(path, os.O_RDONLY)
+    os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+    os.close(descriptor)
+
+
+def by_reading(path: Path) -> bytes:
+    return path.read_bytes()
+
+
+def by_mapping(path: Path) -> bytes:
+    with path.open("rb") as file:
+        if not os.fstat(file.fileno()).st_size:
+            return b""
+        with mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as mapping:
+            return mapping[:]
+
+
+def by_the_page_from_the_end(path: Path) -> bytes:
+    size = path.stat().st_size
+    with path.open("rb", buffering=0) as file:
+        pages = [os.pread(file.fileno(), 4096, at) for at in reversed(range(0, size, 4096))]
+        return b"".join(reversed(pages))
+
+
+WAYS = [by_reading, by_mapping, by_the_page_from_the_end]
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("cold", [False, True], ids=["in memory", "on disk"])
+def test_the_bytes_are_right(mount: Path, lower: Path, way: Callable[[Path], bytes], *, cold: bool) -> None:
+    """The first time, and again when the kernel has lost what it was given."""
+    for round_ in range(2):
+        for size in SIZES:
+            if cold:
+                evict(lower / str(size))
+            assert way(mount / str(size)) == content_of(size), (size, round_)
+            assert (mount / str(size)).stat().st_size == size
+            evict(mount / str(size))
+
+
+def test_a_reader_from_before_a_copy_up_sees_what_comes_after(mount: Path) -> None:
+    """By its descriptor and by its mapping, though their data was handed out at once."""
+    with (mount / "file").open("rb", buffering=0) as reader:
+        mapping = mmap.mmap(reader.fileno(), 0, prot=mmap.PROT_READ)
+        assert mapping[:3] == os.pread(reader.fileno(), 3, 0) == OLD
+        with (mount / "file").open("r+b", buffering=0) as writer:
+            writer.write(NEW)
+        assert mapping[:6] == os.pread(reader.fileno(), 6, 0) == NEW + OLD
+        os.truncate(mount / "file", 2)
+        assert os.pread(reader.fileno(), 10, 0) == NEW[:2]
+        mapping.close()
+    assert (mount / "file").read_bytes() == NEW[:2]
+
+
+@pytest.mark.parametrize("change", ["write", "truncate", "replace"])
+def test_readers_and_writers_at_once(mount: Path, lower: Path, change: str) -> None:
+    """Many open one file for the first time while it is copied up: nobody sees old data once the writer is done."""
+    for number in range(20):
+        name = f"{change}{number}"
+        (lower / name).write_bytes(OLD * 10_000)
+        if number % 2:
+            evict(lower / name)
+        done = threading.Event()
+        wrong: list[bytes] = []
+        readers = [threading.Thread(target=_watch, args=(mount / name, done, wrong)) for _ in range(3)]
+        for reader in readers:
+            reader.start()
+        _change(mount / name, change)
+        done.set()
+        for reader in readers:
+            reader.join(LIMIT_S)
+            assert not reader.is_alive()
+        assert not wrong
+        assert (mount / name).read_bytes()[:3] == NEW
+
+
+def _change(path: Path, change: str) -> None:
+    if change == "replace":
+        path.with_name("fresh").write_bytes(NEW)
+        path.with_name("fresh").rename(path)
+        return
+    flags = os.O_WRONLY | (os.O_TRUNC if change == "truncate" else 0)
+    descriptor = os.open(path, flags)
+    os.write(descriptor, NEW)
+    os.close(descriptor)
+
+
+def _watch(path: Path, done: threading.Event, wrong: list[bytes]) -> None:
+    finished = False
+    while not finished:
+        finished = done.is_set()
+        head = path.read_bytes()[:3]
+        if head not in ((NEW,) if finished else (OLD, NEW, b"")):
+            wrong.append(head)
+
+
+def test_many_readers_of_cold_files_at_once(mount: Path, lower: Path) -> None:
+    """Each file is opened by all of them together, its data not yet in memory."""
+    names = [f"cold{number}" for number in range(100)]
+    for name in names:
+        (lower / name).write_bytes(name.encode() * 5000)
+    os.sync()
+    for name in names:
+        evict(lower / name)
+    expected = hashlib.sha256(b"".join(name.encode() * 5000 for name in names)).digest()
+    found: list[bytes] = []
+
+    def read() -> None:
+        digest = hashlib.sha256()
+        for name in names:
+            digest.update((mount / name).read_bytes())
+        found.append(digest.digest())
+
+    readers = [threading.Thread(target=read) for _ in range(6)]
+    for reader in readers:
+        reader.start()
+    for reader in readers:
+        reader.join(LIMIT_S)
+    assert found == [expected] * len(readers)
+    assert json.loads(os.getxattr(mount, "user.unionfs.stats"))["errors"] == 0
