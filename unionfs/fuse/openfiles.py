@@ -38,6 +38,9 @@ if TYPE_CHECKING:
             ...
 
 
+SMALL_BYTES = 1 << 17
+"""Up to this size a lower file is handed to the kernel whole when it is opened: one READ would bring as much."""
+
 _QUICK_NS = 200_000
 _UNKNOWN_NS = 1_000_000
 _WEIGHT = 8  # about as many reads make a new opinion
@@ -109,7 +112,7 @@ class OpenFiles:
         """
         opened = self._writable(node, flags) if _is_writing(flags) else self.current(node)
         if opened is None:
-            later = self._may_read_all and not node.in_upper
+            later = self._may_read_all and not node.in_upper and (node.offered or not self._shares)
             opened = self._enter(node, -1) if later else self._open_first(node, flags)
         elif opened.restricted and _is_writing(flags):
             self._try(node, flags)
@@ -233,9 +236,21 @@ class OpenFiles:
     def _enter(self, node: Node, descriptor: int) -> OpenFile:
         opened = OpenFile(descriptor, in_upper=node.in_upper)
         node.opened = opened
-        if node.in_upper and self.backing is not None:
+        if self.backing is not None and (node.in_upper or (descriptor >= 0 and self._is_shared(descriptor))):
             opened.backing_id = self._register(self.backing, descriptor)
         return opened
+
+    @property
+    def _shares(self) -> bool:
+        """Whether lower files may be passthrough too: where nothing can be written, no reader has to follow a copy-up.
+
+        The layer's own pages are then all that memory holds, however many mounts share it.
+        """
+        return self.backing is not None and self.stack.upper is None
+
+    def _is_shared(self, descriptor: int) -> bool:
+        """Tell whether a lower file is worth it: small ones are opened more often than they are read."""
+        return self._shares and os.stat(descriptor).st_size > SMALL_BYTES
 
     def _register(self, backing: Backing, descriptor: int) -> int:
         """Return a backing id, or 0 for a file that we have to serve.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 
+from unionfs.fuse.openfiles import SMALL_BYTES
 from unionfs.fuse.verbs.base import Later, Verbs
 from unionfs.fuse.wire import abi, notify, replies
 from unionfs.syscalls import files
@@ -19,8 +20,7 @@ if TYPE_CHECKING:
     from unionfs.fuse.wire.requests import Request
     from unionfs.union.nodes import Node
 
-_SMALL_BYTES = 1 << 18  # what is copied before another thread would have taken over
-_OFFERED_BYTES = 1 << 17  # what a READ of such a file would bring as well, and is read in no time
+_COPY_AT_ONCE_BYTES = 1 << 18  # what is copied before another thread would have taken over
 _SHORT_BYTES = 1 << 17  # what a disk needs hardly longer for than for a page
 _RWF_NOWAIT = getattr(os, "RWF_NOWAIT", 0)
 
@@ -37,9 +37,10 @@ class FileVerbs(Verbs):
         if self.files.is_mapped(node, count=1):
             self._look_again(node)
         reply = replies.data(request.unique, replies.opened(0, *how))
-        known = node.offered
+        if node.offered or node.in_upper or node.data is not None or how[1]:
+            return reply
         node.offered = True
-        return reply if known or node.in_upper or node.data is not None or how[1] else self._offer(node, reply)
+        return self._offer(node, reply)
 
     def _offer(self, node: Node, reply: bytes) -> Reply:
         """Hand out the data of a small lower file before the ``reply`` to its first OPEN: nobody has to ask for it.
@@ -52,7 +53,7 @@ class FileVerbs(Verbs):
         except OSError:
             return reply  # READ will say why
         state = os.stat(descriptor)
-        if not 0 < state.st_size <= _OFFERED_BYTES:
+        if not 0 < state.st_size <= SMALL_BYTES:
             return reply
         window = memoryview(self.page)[: state.st_size]
         pace = self.files.pace(state.st_dev)
@@ -207,7 +208,7 @@ class FileVerbs(Verbs):
                     os.close(descriptor)
             return replies.data(unique, encode(copied))
 
-        small = min(length, os.stat(opened[0]).st_size) <= _SMALL_BYTES
+        small = min(length, os.stat(opened[0]).st_size) <= _COPY_AT_ONCE_BYTES
         return run() if small else Later(run)
 
     def _ioctl(self, request: Request) -> Reply:
