@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import mmap
 import os
 import shutil
 import stat
@@ -110,7 +111,9 @@ def test_what_a_mapping_wrote_is_no_hole(mount: Path) -> None:
         os.ftruncate(descriptor, 1 << 20)
         with mapped(descriptor, 1 << 20) as mapping:
             mapping[500_000:500_004] = b"data"
-            assert os.lseek(descriptor, 0, os.SEEK_DATA) <= 500_000
+            block = 500_000 // mmap.PAGESIZE * mmap.PAGESIZE
+            assert os.lseek(descriptor, 0, os.SEEK_DATA) == block
+            assert os.lseek(descriptor, block, os.SEEK_HOLE) == block + mmap.PAGESIZE
     with opened(path, os.O_RDONLY) as descriptor:
         assert os.pread(descriptor, 4, 500_000) == b"data"
 

@@ -14,7 +14,7 @@ from tests.support.trees import assert_same_tree, digest_of_layer
 from unionfs.fuse.dispatch import Dispatcher
 from unionfs.fuse.memory import Kernel
 from unionfs.fuse.memory_connection import ProtocolError, dirents, replay
-from unionfs.fuse.wire import abi, replies
+from unionfs.fuse.wire import abi, notify, replies
 from unionfs.fuse.wire.requests import decode
 from unionfs.syscalls.files import RENAME_EXCHANGE, RENAME_NOREPLACE
 from unionfs.union.stack import Config, open_stack
@@ -158,10 +158,16 @@ def test_space_of_a_file(mount: Mount) -> None:
     assert kernel.fstat(handle).size == 8192
     kernel.ftruncate(handle, 0)
     kernel.write(handle, b"x", 1 << 20)
-    assert kernel.lseek(handle, 0, os.SEEK_DATA) == 0, "a mapping could have written there"
+    told = list[bytes]()
+    kernel.dispatcher.notify = told.append
+    assert kernel.lseek(handle, 1 << 20, os.SEEK_DATA) == 1 << 20
+    assert told == []
+    assert 0 < kernel.lseek(handle, 0, os.SEEK_DATA) <= 1 << 20
+    assert told == [notify.inval_inode(handle.nodeid)], "what a mapping wrote comes first"
     kernel.close(handle)
     handle = kernel.open("sparse")
     assert 0 < kernel.lseek(handle, 0, os.SEEK_DATA) <= 1 << 20
+    assert len(told) == 1
     kernel.close(handle)
 
 

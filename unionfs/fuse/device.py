@@ -186,7 +186,10 @@ class Server:
                 self._short.append((request.unique, reply))
                 return
             self._busy += 1
-            self._workers.submit(lambda: self._run_later(request.unique, reply))
+            if reply.asks:
+                start_new_thread(self._run_later, (request.unique, reply))
+            else:
+                self._workers.submit(lambda: self._run_later(request.unique, reply))
         elif reply is not None:
             self.send(reply)
 

@@ -33,14 +33,16 @@ DT_DIR = 4
 class Later:
     """Work that may block: it returns the reply, or raises OSError.
 
-    ``short`` work is done where requests are answered, as soon as nobody asks; any other in another thread.
+    ``short`` work is done where requests are answered, as soon as nobody asks; any other in another thread. Work that
+    ``asks`` the kernel for what takes further requests must not hold up the threads that these may need.
     """
 
-    __slots__ = ("run", "short")
+    __slots__ = ("asks", "run", "short")
 
-    def __init__(self, run: Callable[[], bytes | Buffers], *, short: bool = False) -> None:
+    def __init__(self, run: Callable[[], bytes | Buffers], *, short: bool = False, asks: bool = False) -> None:
         self.run = run
         self.short = short
+        self.asks = asks
 
 
 class Verbs:

@@ -176,15 +176,28 @@ class FileVerbs(Verbs):
             self._clear_set_ids(node, request)
 
     def _lseek(self, request: Request) -> Reply:
+        """Where the real file has a hole, the kernel's cache may have data that somebody wrote to a mapping: then it
+        has to write that back first.
+        """
         _fh, offset, whence = request.args
-        node = self._file(request.nodeid)
-        seek = _seek_in_data if self.files.may_hide_data(node) else os.lseek
+        node, unique = self._file(request.nodeid), request.unique
         descriptor, owned = self.files.borrow(node)
         try:
-            return replies.data(request.unique, replies.lseek(seek(descriptor, offset, whence)))
+            if not self.files.may_hide_data(node) or _is_dense(descriptor, offset, whence):
+                return replies.data(unique, replies.lseek(os.lseek(descriptor, offset, whence)))
+            seeking = os.dup(descriptor)
         finally:
             if owned:
                 os.close(descriptor)
+
+        def run() -> bytes:
+            try:
+                self.notify(notify.inval_inode(node.id))
+                return replies.data(unique, replies.lseek(os.lseek(seeking, offset, whence)))
+            finally:
+                os.close(seeking)
+
+        return Later(run, asks=True)
 
     def _copy_file_range(self, request: Request) -> Reply:
         return self._copy(request, replies.written)
@@ -235,14 +248,13 @@ class FileVerbs(Verbs):
         return replies.error(request.unique, errno.ENOSYS)  # never asked again: nothing waits for a close
 
 
-def _seek_in_data(descriptor: int, offset: int, whence: int) -> int:
-    """Answer as a file system that knows no holes, as lseek(2) allows; the kernel writes no page back
-    before it asks.
-    """
-    size = os.stat(descriptor).st_size
-    if offset >= size:
-        raise OSError(errno.ENXIO, os.strerror(errno.ENXIO))
-    return offset if whence == os.SEEK_DATA else size
+def _is_dense(descriptor: int, offset: int, whence: int) -> bool:
+    """Tell whether lseek(2) finds data all the way: then no hole can be hiding any."""
+    try:
+        found = os.lseek(descriptor, offset, whence)
+    except OSError:
+        return False
+    return found == (offset if whence == os.SEEK_DATA else os.stat(descriptor).st_size)
 
 
 def _read_at_once(descriptor: int, window: memoryview, offset: int) -> int:
