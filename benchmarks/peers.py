@@ -304,6 +304,9 @@ class Podman(Peer):
 # The modes of unionmount: the name in the results, and the further words of -o.
 MODES = {
     "unionmount": "",
+    "unionmount-write-through": ",mode=write-through",
+    "unionmount-write-back": ",mode=write-back",
+    "unionmount-opened": ",mode=opened",
 }
 
 PEERS: tuple[Peer, ...] = (

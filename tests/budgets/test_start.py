@@ -40,8 +40,8 @@ LIBRARY = (
     "select",
     "syslog",
 )
-MODULES_TO_MOUNT = 46
-MODULES_TO_RUN = 58
+MODULES_TO_MOUNT = 48
+MODULES_TO_RUN = 60
 
 
 def _python(*words: str) -> list[str]:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 #: Subjects beyond the plain directory; ``UNIONFS_SUBJECTS=overlayfs,fuse-overlayfs`` chooses others.
-CHOSEN = os.environ.get("UNIONFS_SUBJECTS", "overlayfs,direct,fusepy").split(",")
+CHOSEN = os.environ.get("UNIONFS_SUBJECTS", "overlayfs,direct,write-through,write-back,opened,fusepy").split(",")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -27,17 +27,25 @@ PATIENCE_S = 30
 class Subject(NamedTuple):
     """A way to mount: a function of base directory, lowers, upper and workdir.
 
-    ``needs`` is what the machine must have for it, ``counts`` the numbers of lower layers to run it with.
+    ``needs`` is what the machine must have for it, ``counts`` the numbers of lower layers to run it with. It deviates
+    where the subject ``like`` does as well.
     """
 
     mount: Callable[..., AbstractContextManager[Path]]
     needs: tuple[str, ...]
     counts: tuple[int, ...] = (1, 3)
+    like: str = ""
+
+
+def _in_mode(name: str) -> Subject:
+    """Return our mount in a mode that is not the best for root."""
+    return Subject(partial(union_mount, words=("--mode", name)), ("root", "fuse"), (3,), "direct")
 
 
 SUBJECTS = {
     "overlayfs": Subject(partial(overlayfs_mount, options="redirect_dir=on,index=on,xino=on"), ("root", "overlayfs")),
     "direct": Subject(union_mount, ("root", "fuse")),
+    **{mode: _in_mode(mode) for mode in ("write-through", "write-back", "opened")},
     "fusepy": Subject(partial(union_mount, words=("--transport", "fusepy")), ("root", "fuse", "libfuse2"), (3,)),
     "fuse-overlayfs": Subject(fuse_overlayfs_mount, ("root", "fuse-overlayfs")),
 }

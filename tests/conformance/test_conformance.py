@@ -8,6 +8,7 @@ import pytest
 
 from tests.support.probes import requires
 
+from .subjects import SUBJECTS
 from .table import Place
 from .trees import build
 
@@ -36,7 +37,7 @@ def test_plain_directory(row: Case, request: pytest.FixtureRequest, tmp_path: Pa
 
 def test_mount(view: View, row: Case, origin: str, request: pytest.FixtureRequest) -> None:
     """The cases are true of a mount, wherever what they start from comes from."""
-    expect(request, row, view.subject, f"{view.subject}:{origin}")
+    expect(request, row, view.subject, f"{view.subject}:{origin}", SUBJECTS[view.subject].like)
     view.run(row, origin)
 
 

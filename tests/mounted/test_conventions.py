@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import stat
 import subprocess
@@ -32,6 +33,31 @@ FORMS = {
     "direct": ("--transport", "direct", "-o", "{o}", "{m}"),
     "transport with a sign": ("--transport=direct", "-o", "{o}", "{m}"),
 }
+
+
+@pytest.mark.parametrize(
+    ("words", "mode"),
+    [
+        ((), "passthrough"),
+        (("-o", "writeback=0"), "passthrough"),
+        (("-o", "writeback=1"), "write-back"),
+        (("-o", "mode=write-through"), "write-through"),
+        (("--mode=opened", "-o", "mode=write-back"), "opened"),
+    ],
+)
+@requires("passthrough")
+def test_the_mode_is_chosen_or_named(tmp_path: Path, words: tuple[str, ...], mode: str) -> None:
+    """fuse-overlayfs's word names one of ours; without any, root's mount takes the best."""
+    options, point = stack(tmp_path), tmp_path / "m"
+    with mounted(point, *words, "-o", options, point):
+        assert json.loads(os.getxattr(point, "user.unionfs.config"))["mode"] == mode
+
+
+def test_a_mode_that_there_is_not(tmp_path: Path) -> None:
+    """The message names those that there are."""
+    done = unionmount("--mode", "fast", "-o", stack(tmp_path), tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "'fast'; there are auto, passthrough, write-through, write-back, opened" in done.stderr
 
 
 @pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)

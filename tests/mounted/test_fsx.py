@@ -273,8 +273,9 @@ class Exerciser:
 class Files:
     """A mount, and files in it that no example has used yet; when they run out, the same lower files in a new one."""
 
-    def __init__(self, base: Path, way: str) -> None:
+    def __init__(self, base: Path, way: str, mode: str) -> None:
         self._way = way
+        self._words = ("--mode", mode)
         self._base = base
         self._mounted = ExitStack()
         self._left: list[int] = []
@@ -306,14 +307,21 @@ class Files:
         self._rounds += 1
         self._left = list(range(LOWER_FILES))
         _, upper, work = prepare(self._base / f"round{self._rounds}")
-        self._point = self._mounted.enter_context(union_mount(self._base, self.lowers, upper, work))
+        self._point = self._mounted.enter_context(union_mount(self._base, self.lowers, upper, work, words=self._words))
 
 
 #: Where the file comes from: read before its copy-up it stays cached, a set-id file is always so, others pass through.
-@pytest.fixture(scope="module", params=["lower", "copied", "made here", "set-id"])
+WAYS = [
+    *(("auto", way) for way in ("lower", "copied", "made here", "set-id")),
+    *((mode, way) for mode in ("write-through", "write-back") for way in ("lower", "made here")),
+]
+
+
+@pytest.fixture(scope="module", params=WAYS, ids=" ".join)
 def stock(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Files]:
     """Files of one kind."""
-    made = Files(tmp_path_factory.mktemp("fsx"), request.param)
+    mode, way = request.param
+    made = Files(tmp_path_factory.mktemp("fsx"), way, mode)
     yield made
     made.unmount()
 

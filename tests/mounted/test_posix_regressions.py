@@ -240,6 +240,41 @@ def test_changed_flags_change_the_ctime(mount: Path, flags: Flags) -> None:
     assert os.stat(path).st_ctime_ns > before
 
 
+@pytest.fixture
+def unopened(tmp_path: Path) -> Iterator[Path]:
+    """A mount whose server hears of no open."""
+    with union_mount(tmp_path, *prepare(tmp_path), words=("--mode", "write-through")) as mountpoint:
+        (mountpoint / "first").write_bytes(b"")
+        yield mountpoint
+
+
+def test_a_fixed_file_stays_as_it_is_though_it_may_be_opened(unopened: Path, flags: Flags) -> None:
+    """Where the kernel does not ask to open it, what would change it is refused."""
+    path = unopened / "fixed"
+    path.write_bytes(b"content")
+    flags.set(path, IMMUTABLE)
+    refused(errno.EPERM, os.open, path, os.O_WRONLY | os.O_TRUNC)
+    with opened(path, os.O_WRONLY) as descriptor:
+        refused(errno.EPERM, os.write, descriptor, b"x")
+        refused(errno.EPERM, os.ftruncate, descriptor, 0)
+        refused(errno.EPERM, os.posix_fallocate, descriptor, 0, 100)
+    flags.clear()
+    assert (unopened / "../upper/fixed").resolve().read_bytes() == b"content"
+
+
+def test_a_log_that_may_be_opened_is_appended_to_alone(unopened: Path, flags: Flags) -> None:
+    """Likewise."""
+    path = unopened / "log"
+    path.write_bytes(b"one")
+    flags.set(path, APPEND_ONLY)
+    with opened(path, os.O_WRONLY) as descriptor:
+        refused(errno.EPERM, os.pwrite, descriptor, b"x", 0)
+    with opened(path, os.O_WRONLY | os.O_APPEND) as descriptor:
+        os.write(descriptor, b"two")
+    flags.clear()
+    assert (unopened / "../upper/log").resolve().read_bytes() == b"onetwo"
+
+
 @pytest.mark.parametrize("change", ["fallocate", "copy_file_range"])
 @pytest.mark.parametrize(
     ("mode", "groups", "left"), [(0o6777, (), 0o777), (0o6666, (), 0o666), (0o2666, (77,), 0o2666)]

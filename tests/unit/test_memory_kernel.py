@@ -158,7 +158,7 @@ def test_space_of_a_file(mount: Mount) -> None:
     assert kernel.fstat(handle).size == 8192
     kernel.ftruncate(handle, 0)
     kernel.write(handle, b"x", 1 << 20)
-    told = list[bytes]()
+    told = list[object]()
     kernel.dispatcher.notify = told.append
     assert kernel.lseek(handle, 1 << 20, os.SEEK_DATA) == 1 << 20
     assert told == []

@@ -15,15 +15,16 @@ from .person import ID
 if TYPE_CHECKING:
     from .person import Person
 
-#: What stands around the script, what it sees as its owner, and what the kernel says of the mount.
+#: What stands around the script, what it sees as its owner, what the kernel says of the mount, and its mode.
 WAYS = {
-    "fusermount3": ((), ID, "nosuid,nodev"),
-    "namespace": (("unshare", "--user", "--map-root-user", "--mount"), 0, "allow_other"),
+    "fusermount3": ((), ID, "nosuid,nodev", "opened"),
+    "namespace": (("unshare", "--user", "--map-root-user", "--mount"), 0, "allow_other", "write-through"),
 }
 SCRIPT = """
 set -e
 unionmount -o lowerdir=one:two,upperdir=upper,workdir=work point
 grep " $PWD/point " /proc/self/mountinfo
+python3 -c 'import json, os; print(json.loads(os.getxattr("point", "user.unionfs.config"))["mode"])'
 cat point/file point/dir/below
 stat -c '%u %F' point/file point/dir point/missing 2>&1 || true
 echo new > point/new; echo more >> point/file; rm point/gone; mv point/dir point/moved
@@ -39,7 +40,7 @@ unionmount umount point
 
 
 @pytest.fixture(params=WAYS)
-def way(request: pytest.FixtureRequest) -> tuple[tuple[str, ...], int, str]:
+def way(request: pytest.FixtureRequest) -> tuple[tuple[str, ...], int, str, str]:
     """Both ways to mount."""
     need(*(["fusermount3"] if request.param == "fusermount3" else ["userns"]))
     return WAYS[request.param]
@@ -60,14 +61,14 @@ def fill(person: Person) -> None:
     person.own(two / "file", two / "dir", two / "dir/below", one / "file")
 
 
-def test_a_whole_life(alone: Person, way: tuple[tuple[str, ...], int, str]) -> None:
-    wrapper, owner, option = way
+def test_a_whole_life(alone: Person, way: tuple[tuple[str, ...], int, str, str]) -> None:
+    wrapper, owner, option, mode = way
     fill(alone)
     table, *shown = run(alone, wrapper, SCRIPT)
     assert " fuse.unionmount unionmount " in table
     assert option in table
     assert shown == [
-        "in one", "below", f"{owner} regular file", f"{owner} directory",
+        mode, "in one", "below", f"{owner} regular file", f"{owner} directory",
         "stat: cannot statx 'point/missing': No such file or directory",
         "point", "point/fifo", "point/file", "point/gone", "point/link", "point/moved", "point/moved/below",
         "point/new", "point/symbolic", "600 2 5 1048576", "below",

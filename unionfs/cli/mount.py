@@ -9,7 +9,7 @@ import os
 import sys
 
 from unionfs import errors
-from unionfs.fuse import mounting, server
+from unionfs.fuse import modes, mounting, server
 from unionfs.union.stack import Config, default_workdir
 
 TYPE_CHECKING = False
@@ -34,6 +34,7 @@ usage: unionmount -o lowerdir=A:B[,upperdir=U,workdir=W][,OPTION...] [SOURCE] MO
   -d, --debug           stay in the foreground and print every request
   -V, --version         print the version
   -h, --help            print this
+  --mode NAME           how data moves: passthrough, write-through, write-back or opened; auto takes what fits best
   --transport NAME      direct (Linux's /dev/fuse), fusepy (libfuse), or auto
   --whiteouts NAME      how to write deletions: overlay, userxattr or oci; the strongest that the upper can hold
   --data DIR            a layer that only holds data of files in others, as 'lowerdir=A::DIR'
@@ -41,7 +42,7 @@ Without an upper directory the mount is read-only.
 """
 
 _TRANSPORTS = ("auto", "direct", "fusepy")
-_OURS = ("lowerdir", "upperdir", "workdir", "metacopy", "whiteouts")
+_OURS = ("lowerdir", "upperdir", "workdir", "metacopy", "whiteouts", "mode", "writeback")
 #: Words of fuse-overlayfs that ask for what is always so here, or for what only its own machinery has.
 _FLAGS = frozenset({"volatile", "userxattr"})
 _ACCEPTED = frozenset({"static_nlink", "kernel_cache", "auto_unmount", "nonempty"})
@@ -63,6 +64,7 @@ class Request:
         self.foreground = False
         self.debug = False
         self.transport = "auto"
+        self.mode: str | None = None
 
 
 def run_mount(words: list[str]) -> int:
@@ -109,7 +111,7 @@ def _flag(request: Request, word: str, rest: Iterator[str]) -> None:
         request.words.extend(split_options(word[2:] or _value(word, rest)))
     else:
         name, equals, value = word.partition("=")
-        if name not in ("--lower", "--data", "--upper", "--work", "--whiteouts", "--transport"):
+        if name not in ("--lower", "--data", "--upper", "--work", "--whiteouts", "--transport", "--mode"):
             raise errors.UsageError(problem=f"unknown option '{word}'")
         value = value if equals else _value(word, rest)
         if name == "--lower":
@@ -200,7 +202,7 @@ def _mount(request: Request) -> int:
         known = ", ".join(_TRANSPORTS)
         raise errors.UsageError(problem=f"no such transport: '{request.transport}'; there are {known}")
     resolved = mounting.check_mountpoint(mountpoint)
-    service = server.Service(config, resolved, options, request.transport, request.debug)
+    service = server.Service(config, resolved, options, request.transport, request.debug, _mode(request, named))
     if request.foreground:
         server.serve(service)
     else:
@@ -223,6 +225,16 @@ def _config(request: Request, named: dict[str, list[str]], flags: frozenset[str]
         whiteouts=request.whiteouts or next(iter(named["whiteouts"] + implied), None),
         data_layers=[os.fsencode(path) for path in data + request.data],
     )
+
+
+def _mode(request: Request, named: dict[str, list[str]]) -> str:
+    """Return which mode is asked for; ``writeback=1`` is fuse-overlayfs's word for one of them. Raises UsageError."""
+    words = ["write-back"] * (named["writeback"] == ["1"]) + named["mode"]
+    name = request.mode or (words or [modes.AUTO])[-1]
+    if name not in (modes.AUTO, *modes.NAMED):
+        known = ", ".join((modes.AUTO, *modes.NAMED))
+        raise errors.UsageError(problem=f"no such mode: '{name}'; there are {known}")
+    return name
 
 
 def _take_ours(request: Request) -> dict[str, list[str]]:

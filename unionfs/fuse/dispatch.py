@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 
+from unionfs.fuse import modes
 from unionfs.fuse.verbs.attributes import AttributeVerbs
 from unionfs.fuse.verbs.base import MAX_WRITE_BYTES
 from unionfs.fuse.verbs.files import FileVerbs
@@ -16,8 +17,9 @@ from unionfs.fuse.wire import abi, negotiate, replies, requests
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
+    from unionfs.fuse.modes import Mode
     from unionfs.fuse.openfiles import Backing
     from unionfs.fuse.verbs.base import Reply
     from unionfs.fuse.wire.requests import Request
@@ -27,7 +29,6 @@ if TYPE_CHECKING:
 
 _WANTED = (
     abi.INIT_ASYNC_READ
-    | abi.INIT_ATOMIC_O_TRUNC
     | abi.INIT_EXPORT_SUPPORT
     | abi.INIT_BIG_WRITES
     | abi.INIT_DONT_MASK
@@ -49,16 +50,18 @@ _WANTED = (
 class Dispatcher(AttributeVerbs, NameVerbs, FileVerbs):
     """Answers the requests of one connection from one stack.
 
-    ``backing`` registers files for passthrough; None where that is not to be had. ``describe`` returns the bytes of the
-    virtual attribute ``user.unionfs.NAME`` of the root, by which commands learn what is mounted.
+    The mode is the first of ``wanted`` that the kernel offers; ``backing`` registers files for passthrough.
+    ``describe`` returns the bytes of the virtual attribute ``user.unionfs.NAME`` of the root, by which commands learn
+    what is mounted.
     """
 
-    def __init__(self, stack: Stack, backing: Backing | None = None) -> None:
+    def __init__(self, stack: Stack, wanted: Sequence[Mode] = (modes.OPENED,), backing: Backing | None = None) -> None:
         super().__init__(stack)
         self.decode = requests.decode
         self.counts = [0] * (max(requests.OPCODES) + 1)
         self.connected = False
         self.ended = False
+        self._wanted = wanted
         self._backing = backing
         self._handlers = self._table()
 
@@ -89,13 +92,13 @@ class Dispatcher(AttributeVerbs, NameVerbs, FileVerbs):
         return replies.error(unique, error.errno or errno.EIO)
 
     def _init(self, request: Request) -> Reply:
-        wanted = _WANTED | (abi.INIT_PASSTHROUGH if self._backing is not None else 0)
-        settings = negotiate.negotiate(negotiate.Offer.from_args(request.args), wanted, MAX_WRITE_BYTES)
+        offer = negotiate.Offer.from_args(request.args)
+        mode = modes.choose(self._wanted, offer.flags)
+        settings = negotiate.negotiate(offer, _WANTED | mode.flags, MAX_WRITE_BYTES)
         if isinstance(settings, negotiate.Settings):
             self.decode = requests.Decoder(setxattr_ext=settings.setxattr_ext).decode
             self.no_opendir = settings.no_opendir
-            if settings.passthrough:
-                self.files.backing = self._backing
+            self.mode, self.files = mode, mode.files(self.stack, self._backing)
             self.connected = True
         return negotiate.init_reply(request.unique, settings)
 
@@ -107,14 +110,17 @@ class Dispatcher(AttributeVerbs, NameVerbs, FileVerbs):
         return None
 
     def _forget(self, request: Request) -> Reply:
-        node = self.nodes.by_id.get(request.nodeid)
-        if node is not None:
-            self.nodes.forget(node, request.args[0])
+        self._forget_one(request.nodeid, request.args[0])
         return None
 
     def _batch_forget(self, request: Request) -> Reply:
         for node_id, count in requests.forgets(request):
-            node = self.nodes.by_id.get(node_id)
-            if node is not None:
-                self.nodes.forget(node, count)
+            self._forget_one(node_id, count)
         return None
+
+    def _forget_one(self, node_id: int, count: int) -> None:
+        node = self.nodes.by_id.get(node_id)
+        if node is not None:
+            self.nodes.forget(node, count)
+            if node.lookups <= 0:
+                self.files.forget(node)

@@ -262,9 +262,7 @@ class Kernel(Connection):
         parent, name = self._place(path)
         nodeid = self._look_up(parent, name)
         if nodeid:
-            opened = self.send(abi.OPEN, nodeid, (flags & ~(os.O_CREAT | os.O_EXCL), 0))
-            if flags & os.O_TRUNC:
-                self._changed(nodeid)
+            opened = self._open_known(nodeid, flags & ~(os.O_CREAT | os.O_EXCL))
         elif flags & os.O_CREAT:
             made = self.send(abi.CREATE, parent, (flags, mode, self.umask, 0), (name,))
             entry, opened = read_entry(made), made[-abi.OPEN_OUT.size :]
@@ -276,11 +274,22 @@ class Kernel(Connection):
         self._open[nodeid] = self._open.get(nodeid, 0) + 1
         return Handle(nodeid, fh, flags, open_flags)
 
+    def _open_known(self, nodeid: int, flags: int) -> bytes:
+        """Ask to open a file, unless that is not done here (fuse_file_open in fs/fuse/file.c), and empty it."""
+        atomic = self.agreed & abi.INIT_ATOMIC_O_TRUNC
+        opened = self.ask(abi.OPEN, nodeid, (flags if atomic else flags & ~os.O_TRUNC, 0))
+        if flags & os.O_TRUNC:
+            self._changed(nodeid)
+            if not atomic:
+                self._setattr(nodeid, abi.FATTR_SIZE)
+        return opened if opened is not None else abi.OPEN_OUT.pack(0, abi.FOPEN_KEEP_CACHE, 0)
+
     def close(self, handle: Handle) -> None:
-        """close(2): FLUSH, then RELEASE."""
+        """close(2): FLUSH, then RELEASE, unless files are not opened here."""
         self.ask(abi.FLUSH, handle.nodeid, (handle.fh, 0))
         self._open[handle.nodeid] -= 1
-        self.send(abi.RELEASE, handle.nodeid, (handle.fh, handle.flags, 0, 0))
+        if not self.refused(abi.OPEN):
+            self.send(abi.RELEASE, handle.nodeid, (handle.fh, handle.flags, 0, 0))
 
     def read(self, handle: Handle, size: int = _READ_BYTES, offset: int = 0) -> bytes:
         """pread(2)."""

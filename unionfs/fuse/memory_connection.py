@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 ALL_FLAGS = (1 << 43) - 1
 """Everything that 7.45 offers in INIT."""
 
-_OPTIONAL = frozenset({abi.FLUSH, abi.OPENDIR, abi.ACCESS})
+_OPTIONAL = frozenset({abi.FLUSH, abi.OPEN, abi.OPENDIR, abi.ACCESS})
 
 
 class ProtocolError(Exception):
@@ -177,6 +177,10 @@ class Connection:
         if error:
             raise OSError(-error, os.strerror(-error), name)
         return payload
+
+    def refused(self, opcode: int) -> bool:
+        """Tell whether a request was refused for the life of the mount."""
+        return opcode in self._refused
 
     def ask(self, opcode: int, nodeid: int, args: tuple[int, ...]) -> bytes | None:
         """Send what may be refused for the life of the mount; None if it was, or is now."""

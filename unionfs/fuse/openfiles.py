@@ -1,8 +1,9 @@
 """Open files: one real descriptor a node, however often it is open, and by which way its data moves.
 
-Two ways, chosen at the first open and kept by all opens of a node that are live at the same time (the kernel demands
-that, see fs/fuse/iomode.c): through the kernel's page cache with the data served by node, so that a reader who came
-before a copy-up sees what is written after it; or passthrough, where the kernel reads and writes the real file itself.
+Where the kernel tells of each open there are two ways, chosen at the first open and kept by all opens of a node that
+are live at the same time (the kernel demands that, see fs/fuse/iomode.c): through the kernel's page cache with the data
+served by node, so that a reader who came before a copy-up sees what is written after it; or passthrough, where the
+kernel reads and writes the real file itself.
 """
 
 from __future__ import annotations
@@ -18,10 +19,12 @@ from unionfs.union.nodes import Node
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Protocol
+    from typing import Protocol, TypeAlias
 
     from unionfs.union.nodes import AnyNode
     from unionfs.union.stack import Stack
+
+    Buffer: TypeAlias = bytes | bytearray | memoryview
 
     class Backing(Protocol):
         """What registers real files with the kernel for passthrough."""
@@ -93,17 +96,101 @@ class OpenFile:
         self.restricted = False
 
 
-class OpenFiles:
-    """Opens, reopens and closes the real files of one stack."""
+class RealFiles:
+    """The real files of one stack; what a mode of the mount decides is in the classes below and in ``unopened``."""
 
-    __slots__ = ("_may_read_all", "_paces", "backing", "stack", "view")
+    __slots__ = ("_paces", "stack", "view")
 
     def __init__(self, stack: Stack) -> None:
         self.stack = stack
         self.view = stack.view
-        self.backing: Backing | None = None  # set once passthrough was negotiated
-        self._may_read_all = process.is_superuser()
         self._paces: dict[int, Pace] = {}
+
+    def acquire(self, node: Node, flags: int) -> tuple[int, int]:
+        """Count one more handle of ``node``; return the FOPEN_* flags and backing id to answer with.
+
+        Raises OSError, and Pending where a copy-up comes first.
+        """
+        raise NotImplementedError
+
+    def adopt(self, node: Node, descriptor: int, flags: int) -> tuple[int, int]:
+        """Let ``descriptor``, open on the newly made ``node``, serve it; return as :meth:`acquire` does."""
+        raise NotImplementedError
+
+    def release(self, node: Node, flags: int) -> None:
+        """One handle of ``node``, opened with ``flags``, was closed and its mappings are gone."""
+
+    def forget(self, node: AnyNode) -> None:
+        """The kernel no longer knows ``node``."""
+
+    def borrow(self, node: Node, *, to_write: bool = False) -> tuple[int, bool]:
+        """Return a descriptor of the data of ``node`` and whether the caller must close it. Raises OSError."""
+        raise NotImplementedError
+
+    def write(self, node: Node, data: Buffer, offset: int, write_flags: int) -> int:
+        """Write to the data of ``node``, which is in the writable layer; return how much. Raises OSError."""
+        descriptor, owned = self.borrow(node, to_write=True)
+        try:
+            return os.pwrite(descriptor, data, offset)
+        finally:
+            if owned:
+                os.close(descriptor)
+
+    def pace(self, device: int) -> Pace:
+        """Return the pace of the file system with that st_dev."""
+        known = self._paces.get(device)
+        if known is None:
+            known = self._paces[device] = Pace(device)
+        return known
+
+    def descriptor(self, node: Node) -> int:
+        """Return the descriptor that is open on ``node``, -1 if there is none that may do everything."""
+        raise NotImplementedError
+
+    def recheck(self, node: AnyNode) -> None:
+        """The file's flags (ioctl_iflags(2)) have changed: who wants to write from now on may not be let."""
+
+    def handles(self, node: Node) -> int:
+        """Return how many handles of ``node`` are open, as far as the kernel tells of them."""
+        return 0
+
+    def is_mapped(self, node: AnyNode, *, count: int = 0) -> bool:
+        """Tell whether a mapping may write to the real file by itself; with ``count``, whether so many handles may."""
+        return False
+
+    def may_hide_data(self, node: Node) -> bool:
+        """Tell whether a mapping may hold data that only the kernel's cache has, where the real file has a hole."""
+        return True
+
+    # -- parts -------------------------------------------------------------------------------------------------------
+
+    def _try(self, node: Node, flags: int) -> None:
+        """Raise OSError where the file's flags, or its mode, do not let it be opened so."""
+        os.close(self.view.open(node, flags & (os.O_ACCMODE | os.O_APPEND)))
+
+    def _open(self, node: Node) -> int:
+        return self._open_widely(node)[0]
+
+    def _open_widely(self, node: Node) -> tuple[int, bool]:
+        """Open for as much as can be had; tell whether that is less than it might be."""
+        for flags in (os.O_RDWR, os.O_RDWR | os.O_APPEND) if node.in_upper else ():
+            try:
+                return self.view.open(node, flags), flags != os.O_RDWR
+            except OSError as error:
+                if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ETXTBSY):
+                    raise
+        return self.view.open(node, os.O_RDONLY), node.in_upper
+
+
+class OpenFiles(RealFiles):
+    """Opens, reopens and closes real files as programs open and close those of the mount."""
+
+    __slots__ = ("_may_read_all", "backing")
+
+    def __init__(self, stack: Stack, backing: Backing | None = None) -> None:
+        super().__init__(stack)
+        self.backing = backing
+        self._may_read_all = process.is_superuser()
 
     def acquire(self, node: Node, flags: int) -> tuple[int, int]:
         """Count one more handle of ``node``; return the FOPEN_* flags and backing id to answer with.
@@ -153,7 +240,7 @@ class OpenFiles:
             opened.in_upper = node.in_upper
         return opened
 
-    def borrow(self, node: Node) -> tuple[int, bool]:
+    def borrow(self, node: Node, *, to_write: bool = False) -> tuple[int, bool]:
         """Return a descriptor of the data of ``node`` and whether the caller must close it. Raises OSError."""
         opened = self.current(node)
         if opened is None:
@@ -162,12 +249,10 @@ class OpenFiles:
             opened.descriptor = self._open(node)
         return opened.descriptor, False
 
-    def pace(self, device: int) -> Pace:
-        """Return the pace of the file system with that st_dev."""
-        known = self._paces.get(device)
-        if known is None:
-            known = self._paces[device] = Pace(device)
-        return known
+    def handles(self, node: Node) -> int:
+        """Return how many handles of ``node`` are open."""
+        opened = self.current(node)
+        return 0 if opened is None else opened.count
 
     def is_mapped(self, node: AnyNode, *, count: int = 0) -> bool:
         """Tell whether a mapping may write to the real file by itself; with ``count``, whether so many handles may."""
@@ -216,22 +301,6 @@ class OpenFiles:
         opened = self._enter(node, descriptor)
         opened.restricted = restricted
         return opened
-
-    def _try(self, node: Node, flags: int) -> None:
-        os.close(self.view.open(node, flags & (os.O_ACCMODE | os.O_APPEND)))
-
-    def _open(self, node: Node) -> int:
-        return self._open_widely(node)[0]
-
-    def _open_widely(self, node: Node) -> tuple[int, bool]:
-        """Open for as much as can be had; tell whether that is less than it might be."""
-        for flags in (os.O_RDWR, os.O_RDWR | os.O_APPEND) if node.in_upper else ():
-            try:
-                return self.view.open(node, flags), flags != os.O_RDWR
-            except OSError as error:
-                if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ETXTBSY):
-                    raise
-        return self.view.open(node, os.O_RDONLY), node.in_upper
 
     def _enter(self, node: Node, descriptor: int) -> OpenFile:
         opened = OpenFile(descriptor, in_upper=node.in_upper)

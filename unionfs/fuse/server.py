@@ -12,7 +12,7 @@ import sys
 import syslog
 
 from unionfs import errors
-from unionfs.fuse import mounting
+from unionfs.fuse import modes, mounting
 from unionfs.fuse.device import PassthroughBacking, Server
 from unionfs.fuse.dispatch import Dispatcher
 from unionfs.fuse.verbs.base import MAX_WRITE_BYTES
@@ -22,9 +22,10 @@ from unionfs.union import stack as stacks
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from typing import NoReturn
 
+    from unionfs.fuse.modes import Mode
     from unionfs.fuse.mounting import Mount, MountOptions
     from unionfs.fuse.wire.requests import Request
     from unionfs.idmap import Ownership
@@ -43,7 +44,7 @@ class Service(NamedTuple):
     options: MountOptions
     transport: str = "auto"
     debug: bool = False
-    passthrough: bool = True
+    mode: str = modes.AUTO
 
 
 def start(service: Service) -> int:
@@ -224,7 +225,7 @@ def _serve_device(
     service: Service, stack: Stack, device: int, ready: Callable[[], None], report: Callable[[str], None]
 ) -> None:
     table_entry = mounting.topmost(service.mountpoint)
-    dispatcher = _dispatcher(stack, PassthroughBacking(device) if service.passthrough else None)
+    dispatcher = _dispatcher(stack, modes.wanted(service.mode), PassthroughBacking(device))
     server = Server(device, dispatcher, report)
     dispatcher.describe = lambda name: _describe(name, service, stack, server)
     dispatcher.notify = server.send
@@ -244,12 +245,12 @@ def _serve_device(
         os.close(device)
 
 
-def _dispatcher(stack: Stack, backing: PassthroughBacking | None) -> Dispatcher:
+def _dispatcher(stack: Stack, wanted: Sequence[Mode], backing: PassthroughBacking) -> Dispatcher:
     if stack.config.owners is None:
-        return Dispatcher(stack, backing)
+        return Dispatcher(stack, wanted, backing)
     from unionfs.fuse.verbs.mapped import MappedDispatcher  # not needed by most
 
-    return MappedDispatcher(stack, backing)
+    return MappedDispatcher(stack, wanted, backing)
 
 
 def _describe(name: bytes, service: Service, stack: Stack, server: Server | None) -> bytes | None:
@@ -261,6 +262,7 @@ def _describe(name: bytes, service: Service, stack: Stack, server: Server | None
             "upper": None if config.upper is None else os.fsdecode(config.upper),
             "workdir": None if config.workdir is None else os.fsdecode(config.workdir),
             "dialect": None if stack.upper is None else stack.upper.dialect.name,
+            "mode": None if server is None else server.dispatcher.mode.name,
             "pid": os.getpid(),
         }
         return dumps(shown).encode()

@@ -6,7 +6,8 @@ import errno
 import os
 import stat
 
-from unionfs.fuse.openfiles import SET_ID_BITS, OpenFiles
+from unionfs.fuse import modes
+from unionfs.fuse.openfiles import SET_ID_BITS
 from unionfs.fuse.wire import notify, replies
 from unionfs.syscalls import process
 from unionfs.union.nodes import AnyNode, DirNode, Node
@@ -52,7 +53,8 @@ class Verbs:
         self.stack = stack
         self.view = stack.view
         self.nodes = stack.view.nodes
-        self.files = OpenFiles(stack)
+        self.mode = modes.OPENED
+        self.files = self.mode.files(stack, None)
         self.describe: Callable[[bytes], bytes | None] = lambda _name: None
         self.notify: Callable[[bytes | Buffers], None] = lambda _message: None
         self.no_opendir = False

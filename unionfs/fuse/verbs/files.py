@@ -65,10 +65,9 @@ class FileVerbs(Verbs):
 
     def _offer_late(self, node: Node, pace: Pace, size: int, reply: bytes) -> bytes:
         """Wait for the data to hand out, if still nobody has the file open and nobody has changed it."""
-        opened = self.files.current(node)
-        if opened is not None and opened.count == 1 and not node.in_upper:
+        if self.files.handles(node) == 1 and not node.in_upper:
             window = memoryview(self.page)[:size]
-            if pace.read(opened.descriptor, window, 0) == size:
+            if pace.read(self.files.borrow(node)[0], window, 0) == size:
                 self._store(node, window)
         return reply
 
@@ -135,12 +134,7 @@ class FileVerbs(Verbs):
         _fh, offset, _size, write_flags = request.args[:4]
         assert request.data is not None
         self._edit().change(node)
-        descriptor, owned = self.files.borrow(node)
-        try:
-            written = os.pwrite(descriptor, request.data, offset)
-        finally:
-            if owned:
-                os.close(descriptor)
+        written = self.files.write(node, request.data, offset, write_flags)
         if write_flags & abi.WRITE_KILL_SUIDGID:
             self._clear_set_ids(node, request)
         return replies.data(request.unique, replies.written(written))
@@ -166,7 +160,7 @@ class FileVerbs(Verbs):
         _fh, offset, length, mode = request.args
         self._edit().change(node)
         self._changed_by(request, node)
-        descriptor, owned = self.files.borrow(node)
+        descriptor, owned = self.files.borrow(node, to_write=True)
         working = descriptor if owned else os.dup(descriptor)
         return self._sync(request.unique, working, lambda file: files.fallocate(file, mode, offset, length))
 
@@ -181,6 +175,8 @@ class FileVerbs(Verbs):
         """
         _fh, offset, whence = request.args
         node, unique = self._file(request.nodeid), request.unique
+        if not self.mode.seeks:
+            return replies.error(unique, errno.ENOSYS)  # never asked again: the kernel then finds data everywhere
         descriptor, owned = self.files.borrow(node)
         try:
             if not self.files.may_hide_data(node) or _is_dense(descriptor, offset, whence):
@@ -210,7 +206,7 @@ class FileVerbs(Verbs):
         source, target = self._file(request.nodeid), self._file(node_out)
         self._edit().change(target)
         self._changed_by(request, target)
-        opened = [os.dup(self.files.borrow(node)[0]) for node in (source, target)]
+        opened = [os.dup(self.files.borrow(node, to_write=node is target)[0]) for node in (source, target)]
         unique = request.unique
 
         def run() -> bytes:
