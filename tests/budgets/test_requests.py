@@ -11,12 +11,13 @@ import ctypes
 import json
 import os
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.mounts import prepare, union_mount
+from tests.support.mounts import overlayfs_mount, prepare, union_mount
 from tests.support.probes import requires
 
 if TYPE_CHECKING:
@@ -209,6 +210,24 @@ def _hold(mount: Path, budget: dict[str, dict[str, int]], steps: Rows, mode: str
 
 def _without(names: set[str], table: dict[str, dict[str, int]]) -> dict[str, dict[str, int]]:
     return {row: {key: n for key, n in counts.items() if key not in names} for row, counts in table.items()}
+
+
+@requires("overlayfs")
+def test_data_passes_by_the_server_on_a_stacked_file_system_too(tmp_path: Path) -> None:
+    """The writable layer may be on an overlay or in a mount of ours; on both at once it is too much for the kernel."""
+    with ExitStack() as mounts:
+        place = mounts.enter_context(overlayfs_mount(tmp_path, *prepare(tmp_path / "overlay")))
+        for level, passes in enumerate((True, False)):
+            lowers, _, _ = prepare(tmp_path / str(level))
+            _, upper, work = prepare(place / "layers")
+            place = mounts.enter_context(union_mount(tmp_path / str(level), lowers, upper, work))
+            (place / "file").write_bytes(b"x" * 100_000)
+            for _ in range(2):
+                (place / "file").read_bytes()
+            before = _requests(place)
+            assert ("WRITE" not in before and "READ" not in before) is passes
+            (place / "file").read_bytes()
+            assert _requests(place).get("READ") == before.get("READ"), "it is in the kernel's cache"
 
 
 def test_an_idle_server_uses_no_processor(mount: Path) -> None:

@@ -14,6 +14,7 @@ from unionfs.fuse.verbs.base import MAX_WRITE_BYTES
 from unionfs.fuse.verbs.files import FileVerbs
 from unionfs.fuse.verbs.names import NameVerbs
 from unionfs.fuse.wire import abi, negotiate, replies, requests
+from unionfs.syscalls import files
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -94,13 +95,22 @@ class Dispatcher(AttributeVerbs, NameVerbs, FileVerbs):
     def _init(self, request: Request) -> Reply:
         offer = negotiate.Offer.from_args(request.args)
         mode = modes.choose(self._wanted, offer.flags)
-        settings = negotiate.negotiate(offer, _WANTED | mode.flags, MAX_WRITE_BYTES)
+        settings = negotiate.negotiate(offer, _WANTED | mode.flags, MAX_WRITE_BYTES, self._stack_depth())
         if isinstance(settings, negotiate.Settings):
             self.decode = requests.Decoder(setxattr_ext=settings.setxattr_ext).decode
             self.no_opendir = settings.no_opendir
             self.mode, self.files = mode, mode.files(self.stack, self._backing)
             self.connected = True
         return negotiate.init_reply(request.unique, settings)
+
+    def _stack_depth(self) -> int:
+        """Return how deeply stacked the file system may be that backs files (2 is the most that Linux has).
+
+        Not more than needed: what stands on another overlay or FUSE leaves no room for one that is mounted on it.
+        """
+        upper = self.stack.upper
+        stacked = (files.OVERLAYFS_MAGIC, files.FUSE_MAGIC)
+        return 2 if upper is not None and files.filesystem_type(upper.root.fd) in stacked else 1
 
     def _destroy(self, request: Request) -> Reply:
         self.ended = True

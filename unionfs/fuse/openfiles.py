@@ -333,8 +333,10 @@ class OpenFiles(RealFiles):
             return 0
         try:
             return backing.open(descriptor, guarded=bool(state.st_uid or state.st_mode & _OTHERS_WRITE))
-        except OSError:
-            return 0  # not on this file system (another FUSE, an overlay)
+        except OSError as error:
+            if error.errno == errno.ELOOP:  # the writable layer is too deeply stacked: no file will ever be taken
+                self.backing = None
+            return 0
 
     def _count(self, opened: OpenFile, flags: int) -> tuple[int, int]:
         opened.count += 1

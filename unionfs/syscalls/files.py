@@ -54,6 +54,9 @@ _OPEN_HOW = Struct("=QQQ")
 _TIMESPECS = Struct("=qqqq")
 _STATX = Struct("=IIQIIIHxxQQQQqI4xqI4xqI4xqI4xIIII")
 _HANDLE_HEAD = Struct("=Ii")
+_STATFS_BYTES = 256  # more than struct statfs has on any architecture; its first member is f_type
+OVERLAYFS_MAGIC = 0x794C7630
+FUSE_MAGIC = 0x65735546
 _HANDLE_LIMIT = 128
 
 _DIRENT_BUFFER_BYTES = 128 * 1024
@@ -193,6 +196,13 @@ def file_handle(directory: int, name: bytes) -> tuple[int, bytes]:
     check(libc.name_to_handle_at(directory, name, buffer, ctypes.byref(mount_id), flags), name)
     size, kind = _HANDLE_HEAD.unpack_from(buffer)
     return kind, buffer.raw[_HANDLE_HEAD.size : _HANDLE_HEAD.size + size]
+
+
+def filesystem_type(descriptor: int) -> int:
+    """Return the magic number of the file system that an open file is on; see fstatfs(2). Raises OSError."""
+    buffer = ctypes.create_string_buffer(_STATFS_BYTES)
+    check(libc.fstatfs(descriptor, buffer))
+    return int.from_bytes(buffer.raw[: ctypes.sizeof(ctypes.c_long)], sys.byteorder)
 
 
 def filesystem_uuid(descriptor: int) -> bytes:
