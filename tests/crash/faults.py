@@ -51,7 +51,7 @@ def install(counter: Counter) -> None:
     """Replace the calls in this process, for good: to be used in a forked child alone."""
     places: list[tuple[Any, str]] = [(os, name) for name in _OS_CALLS]
     places += [(_libc.libc, name) for name in _LIBC_CALLS]
-    places += [(files, name) for name in ("_libc_fallocate", "_syscall", "ioctl")]
+    places += [(files, name) for name in ("_libc_fallocate", "_sync_file_range", "_syscall", "ioctl")]
     for place, name in places:
         setattr(place, name, counter.wrap(name, getattr(place, name)))
 

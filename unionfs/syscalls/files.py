@@ -30,6 +30,8 @@ RENAME_WHITEOUT = 4
 UTIME_NOW = (1 << 30) - 1
 UTIME_OMIT = (1 << 30) - 2
 
+_SYNC_FILE_RANGE_WRITE_AND_WAIT = 7
+
 FICLONE = 0x40049409
 FS_IOC_GETFLAGS = 0x80086601
 _FS_IMMUTABLE_FL = 0x10
@@ -57,6 +59,8 @@ _HANDLE_HEAD = Struct("=Ii")
 _STATFS_BYTES = 256  # more than struct statfs has on any architecture; its first member is f_type
 OVERLAYFS_MAGIC = 0x794C7630
 FUSE_MAGIC = 0x65735546
+EXT4_MAGIC = 0xEF53
+XFS_MAGIC = 0x58465342
 _HANDLE_LIMIT = 128
 
 _DIRENT_BUFFER_BYTES = 128 * 1024
@@ -141,6 +145,15 @@ def fallocate(descriptor: int, mode: int, offset: int, length: int) -> None:
 def syncfs(descriptor: int) -> None:
     """Write out the whole file system that ``descriptor`` is on; see syncfs(2). Raises OSError."""
     check(libc.syncfs(descriptor))
+
+
+_sync_file_range = libc.sync_file_range
+_sync_file_range.argtypes = [ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint]
+
+
+def wait_for_data(descriptor: int) -> None:
+    """Write out a file's data and wait for that, not for its metadata; see sync_file_range(2). Raises OSError."""
+    check(_sync_file_range(descriptor, 0, 0, _SYNC_FILE_RANGE_WRITE_AND_WAIT))
 
 
 def clone_file(source: int, target: int) -> None:

@@ -1,8 +1,8 @@
 """Copy-up: bringing a lower file into the writable layer before its first change, all of it or nothing.
 
-The copy is made whole in the workdir (data with its holes, owner, attributes, mode, times), written to disk, and
-renamed into place. Copying data may take long: a transport that serves others meanwhile sets ``deferring``, gets
-``Pending`` with the job, runs it in another thread, calls ``finish``, and asks again.
+The copy is made whole in the workdir (data with its holes, owner, attributes, mode, times), its data is written out,
+and it is renamed into place. Copying data may take long: a transport that serves others meanwhile sets ``deferring``,
+gets ``Pending`` with the job, runs it in another thread, calls ``finish``, and asks again.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from unionfs.layers.layer import Dir
-    from unionfs.layers.writable import WritableLayer
+    from unionfs.layers.writable import WritableLayer, WriteOut
     from unionfs.union.links import LinkIndex
     from unionfs.union.view import View
 
@@ -48,17 +48,17 @@ class Pending(Exception):
 class CopyJob:
     """The copying of one regular file: ``run`` in any thread, then ``CopyUp.finish`` in the union's own."""
 
-    __slots__ = ("bare", "durable", "error", "node", "settle", "size", "source", "staged", "state", "target")
+    __slots__ = ("bare", "error", "node", "settle", "size", "source", "staged", "state", "target", "write_out")
 
     def __init__(
-        self, node: Node, state: os.stat_result, staged: bytes, settle: Settle, *, truncate: bool, durable: bool
+        self, node: Node, state: os.stat_result, staged: bytes, settle: Settle, write_out: WriteOut, *, truncate: bool
     ) -> None:
         self.node = node
         self.state = state
         self.settle = settle
         self.staged = staged
         self.size = 0 if truncate else state.st_size
-        self.durable = durable
+        self.write_out = write_out
         self.bare = -1
         self.source = -1
         self.target = -1
@@ -71,8 +71,8 @@ class CopyJob:
                 copy_data(self.source, self.target, self.size)
             copy_attributes(self.bare if self.bare >= 0 else self.source, self.target)
             self.settle(self.target, self.state)
-            if self.size and self.durable:
-                os.fsync(self.target)
+            if self.size:
+                self.write_out(self.target)
         except OSError as error:
             self.error = error
 
@@ -102,8 +102,8 @@ class DataJob(CopyJob):
                 copy_data(self.source, self.target, self.size)
             else:
                 os.ftruncate(self.target, 0)
-            if self.size and self.durable:
-                os.fsync(self.target)
+            if self.size:
+                self.write_out(self.target)
         except OSError as error:
             self.error = error
 
@@ -207,7 +207,7 @@ class CopyUp:
 
     def _regular(self, node: Node, state: os.stat_result, *, truncate: bool) -> None:
         wanted, staged = self.wanted(node, state), self.upper.staging_name()
-        job = CopyJob(node, wanted, staged, self.settle, truncate=truncate, durable=self.upper.durable)
+        job = CopyJob(node, wanted, staged, self.settle, self.upper.write_out, truncate=truncate)
         try:
             job.source = self.view.open(node, os.O_RDONLY)
             if node.data is not None:
@@ -296,7 +296,7 @@ class CopyUp:
         """Copy the data of a file whose attributes are in the writable layer already."""
         data = node.data
         assert data is not None
-        job = DataJob(node, state, b"", self.settle, truncate=truncate, durable=self.upper.durable)
+        job = DataJob(node, state, b"", self.settle, self.upper.write_out, truncate=truncate)
         try:
             if job.size:
                 job.source = self.view.open(node, os.O_RDONLY)
