@@ -175,7 +175,8 @@ def test_space_of_a_file(mount: Mount) -> None:
 def test_a_reader_sees_what_is_written_after_a_copy_up(mount: Mount, *, deferring: bool) -> None:
     """The handle follows its node, whether the copy is made at once or by another thread."""
     kernel = mount.kernel
-    mount.stack.writable().copyup.deferring = deferring
+    copyup = mount.stack.writable().copyup
+    copyup.deferring, copyup.small_took_ns = deferring, 1 << 40
     reader = kernel.open("file")
     assert kernel.read(reader, 3) == b"xxx"
     writer = kernel.open("file", os.O_RDWR)

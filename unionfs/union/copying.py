@@ -23,14 +23,22 @@ _UNSUPPORTED = (errno.EOPNOTSUPP, errno.EPERM, errno.EACCES, errno.EINVAL)
 _NO_REFLINK = (errno.EOPNOTSUPP, errno.EXDEV, errno.EINVAL, errno.ENOTTY, errno.ENOSYS, errno.EPERM, errno.EBADF)
 
 
-def copy_data(source: int, target: int, size: int) -> None:
-    """Copy ``size`` bytes, sharing them if the file system can, leaving holes as holes. Raises OSError."""
+def share_data(source: int, target: int) -> bool:
+    """Let the empty ``target`` have the data of ``source``, if the file system can. Raises OSError."""
     try:
         files.clone_file(source, target)
-        return
     except OSError as error:
         if error.errno not in _NO_REFLINK:
             raise
+        return False
+    return True
+
+
+def copy_data(source: int, target: int, size: int, *, holes: bool = True) -> None:
+    """Copy ``size`` bytes, leaving holes as holes if there may be some. Raises OSError."""
+    if not holes:
+        _copy_range(source, target, 0, size)
+        return
     os.ftruncate(target, size)
     position = 0
     while position < size:

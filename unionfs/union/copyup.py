@@ -10,22 +10,28 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import time
 
 from unionfs import ondisk
 from unionfs.syscalls import files
-from unionfs.union.copying import CAPABILITY, capability, copy_attributes, copy_data, free, gives, set_metadata
+from unionfs.union.copying import (
+    CAPABILITY,
+    capability,
+    copy_attributes,
+    copy_data,
+    free,
+    gives,
+    set_metadata,
+    share_data,
+)
 from unionfs.union.nodes import AnyNode, Data, DirNode, Node
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from unionfs.layers.layer import Dir
-    from unionfs.layers.writable import WritableLayer, WriteOut
+    from unionfs.layers.writable import WritableLayer
     from unionfs.union.links import LinkIndex
     from unionfs.union.view import View
-
-    Settle = Callable[[int, os.stat_result], None]
 
 #: What says that the data is elsewhere; the redirect says where, and means nothing without the other.
 _DATA_MARKS = {
@@ -35,6 +41,8 @@ _DATA_MARKS = {
 }
 _CREATE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _WITHOUT_SET_ID = 0o1777
+_SMALL_BYTES = 1 << 16
+_QUICK_NS = 2_000_000  # to hand a small copy to another thread and back takes a tenth of this
 
 
 class Pending(Exception):
@@ -48,37 +56,56 @@ class Pending(Exception):
 class CopyJob:
     """The copying of one regular file: ``run`` in any thread, then ``CopyUp.finish`` in the union's own."""
 
-    __slots__ = ("bare", "error", "node", "settle", "size", "source", "staged", "state", "target", "write_out")
+    __slots__ = ("bare", "copyup", "error", "node", "size", "source", "staged", "state", "target", "took_ns")
 
-    def __init__(
-        self, node: Node, state: os.stat_result, staged: bytes, settle: Settle, write_out: WriteOut, *, truncate: bool
-    ) -> None:
+    def __init__(self, copyup: CopyUp, node: Node, state: os.stat_result, *, truncate: bool) -> None:
+        self.copyup = copyup
         self.node = node
         self.state = state
-        self.settle = settle
-        self.staged = staged
+        self.staged = b""
         self.size = 0 if truncate else state.st_size
-        self.write_out = write_out
+        self.took_ns = 0
         self.bare = -1
         self.source = -1
         self.target = -1
         self.error: OSError | None = None
 
+    @property
+    def small(self) -> bool:
+        """Whether copying may well take less time than to have another thread do it."""
+        return self.size <= _SMALL_BYTES
+
     def run(self) -> None:
-        """Copy the data and the attributes; an error is kept for ``finish``."""
+        """Copy; an error is kept for ``finish``."""
+        started = time.perf_counter_ns()
         try:
-            if self.size:
-                copy_data(self.source, self.target, self.size)
-            copy_attributes(self.bare if self.bare >= 0 else self.source, self.target)
-            self.settle(self.target, self.state)
-            if self.size:
-                self.write_out(self.target)
+            self._copy()
         except OSError as error:
             self.error = error
+        self.took_ns = time.perf_counter_ns() - started
 
-    def finish(self, copyup: CopyUp) -> None:
+    def _copy(self) -> None:
+        if self.size:
+            self._copy_data()
+        copy_attributes(self.bare if self.bare >= 0 else self.source, self.target)
+        self.copyup.settle(self.target, self.state)
+        if self.size:
+            self.copyup.upper.write_out(self.target)
+
+    def _copy_data(self) -> None:
+        """Share the data or copy it; a file system that has refused to share is not asked again."""
+        unshared = self.copyup.unshared
+        device = -1 if self.node.data is not None else self.state.st_dev  # -1: the data is who knows where
+        if device not in unshared:
+            if share_data(self.source, self.target):
+                return
+            if device >= 0:
+                unshared.add(device)
+        copy_data(self.source, self.target, self.size, holes=self.state.st_blocks << 9 < self.state.st_size)
+
+    def finish(self) -> None:
         """Publish the copy, or throw it away if it failed or is not wanted any longer. Raises OSError."""
-        copyup.publish_job(self)
+        self.copyup.publish_job(self)
 
     def close(self) -> None:
         """Close all files."""
@@ -95,27 +122,26 @@ class DataJob(CopyJob):
     capability: bytes | None
     """What a write takes away from the file and has to be given back: file capabilities, capabilities(7)."""
 
-    def run(self) -> None:
-        """Copy the data; an error is kept for ``finish``."""
-        try:
-            if self.size:
-                copy_data(self.source, self.target, self.size)
-            else:
-                os.ftruncate(self.target, 0)
-            if self.size:
-                self.write_out(self.target)
-        except OSError as error:
-            self.error = error
+    def _copy(self) -> None:
+        if self.size:
+            self._copy_data()
+            self.copyup.upper.write_out(self.target)
+        else:
+            os.ftruncate(self.target, 0)
 
-    def finish(self, copyup: CopyUp) -> None:
+    def finish(self) -> None:
         """Say that the data is there, or take it away again if some is missing. Raises OSError."""
-        copyup.complete(self)
+        self.copyup.complete(self)
 
 
 class CopyUp:
-    """Copies nodes of ``view`` up into its writable layer."""
+    """Copies nodes of ``view`` up into its writable layer.
 
-    __slots__ = ("deferring", "index", "jobs", "metacopy", "upper", "view")
+    ``small_took_ns`` is how long the last small copy took. As long as that is next to nothing it is not deferred: on a
+    quick disk the hand-over costs more than the copy, on a slow one others are served meanwhile.
+    """
+
+    __slots__ = ("deferring", "index", "jobs", "metacopy", "small_took_ns", "unshared", "upper", "view")
 
     def __init__(self, view: View, upper: WritableLayer, index: LinkIndex) -> None:
         self.view = view
@@ -124,6 +150,8 @@ class CopyUp:
         self.deferring = False
         self.metacopy = False  # whether a change of attributes leaves the data where it is
         self.jobs: dict[int, CopyJob] = {}
+        self.small_took_ns = 0
+        self.unshared: set[int] = set()  # st_dev of file systems that do not share data with the writable layer's
 
     # -- directories -------------------------------------------------------------------------------------------------
 
@@ -206,8 +234,8 @@ class CopyUp:
             raise Pending(job)
 
     def _regular(self, node: Node, state: os.stat_result, *, truncate: bool) -> None:
-        wanted, staged = self.wanted(node, state), self.upper.staging_name()
-        job = CopyJob(node, wanted, staged, self.settle, self.upper.write_out, truncate=truncate)
+        job = CopyJob(self, node, self.wanted(node, state), truncate=truncate)
+        job.staged = self.upper.staging_name()
         try:
             job.source = self.view.open(node, os.O_RDONLY)
             if node.data is not None:
@@ -219,7 +247,7 @@ class CopyUp:
         self._start(job)
 
     def _start(self, job: CopyJob) -> None:
-        if self.deferring and job.size:
+        if self.deferring and job.size and not (job.small and self.small_took_ns < _QUICK_NS):
             self.jobs[job.node.id] = job
             raise Pending(job)
         job.run()
@@ -228,7 +256,9 @@ class CopyUp:
     def finish(self, job: CopyJob) -> None:
         """Take over what ``job`` has copied. Raises OSError, that of the job if it failed."""
         self.jobs.pop(job.node.id, None)
-        job.finish(self)
+        if job.small:
+            self.small_took_ns = job.took_ns
+        job.finish()
 
     def publish_job(self, job: CopyJob) -> None:
         """Publish a staged copy, or throw it away if it failed or is not wanted any longer. Raises OSError."""
@@ -296,7 +326,7 @@ class CopyUp:
         """Copy the data of a file whose attributes are in the writable layer already."""
         data = node.data
         assert data is not None
-        job = DataJob(node, state, b"", self.settle, self.upper.write_out, truncate=truncate)
+        job = DataJob(self, node, state, truncate=truncate)
         try:
             if job.size:
                 job.source = self.view.open(node, os.O_RDONLY)
