@@ -304,8 +304,8 @@ class Operations:
     def create(self, path: str, mode: int, info: FileInfo) -> int:
         """open(2) with O_CREAT of a file that is not there."""
         edit = self._stack.writable()
-        node, _state, descriptor = edit.create(*self._paths.entry(path), mode, Caller(*self._caller()))
-        self._files.adopt(node, descriptor, info.flags)
+        node, state, descriptor = edit.create(*self._paths.entry(path), mode, Caller(*self._caller()))
+        self._files.adopt(node, descriptor, state, info.flags)
         self._paths.remember(node)
         self._opened(node, info)
         return 0

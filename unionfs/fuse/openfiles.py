@@ -113,7 +113,7 @@ class RealFiles:
         """
         raise NotImplementedError
 
-    def adopt(self, node: Node, descriptor: int, flags: int) -> tuple[int, int]:
+    def adopt(self, node: Node, descriptor: int, state: os.stat_result, flags: int) -> tuple[int, int]:
         """Let ``descriptor``, open on the newly made ``node``, serve it; return as :meth:`acquire` does."""
         raise NotImplementedError
 
@@ -205,9 +205,9 @@ class OpenFiles(RealFiles):
             self._try(node, flags)
         return self._count(opened, flags)
 
-    def adopt(self, node: Node, descriptor: int, flags: int) -> tuple[int, int]:
+    def adopt(self, node: Node, descriptor: int, state: os.stat_result, flags: int) -> tuple[int, int]:
         """Let ``descriptor``, open on the newly made ``node``, serve it; return as :meth:`acquire` does."""
-        return self._count(self._enter(node, descriptor), flags)
+        return self._count(self._enter(node, descriptor, state), flags)
 
     def release(self, node: Node, flags: int) -> None:
         """One handle of ``node``, opened with ``flags``, was closed and its mappings are gone."""
@@ -302,11 +302,11 @@ class OpenFiles(RealFiles):
         opened.restricted = restricted
         return opened
 
-    def _enter(self, node: Node, descriptor: int) -> OpenFile:
+    def _enter(self, node: Node, descriptor: int, state: os.stat_result | None = None) -> OpenFile:
         opened = OpenFile(descriptor, in_upper=node.in_upper)
         node.opened = opened
         if self.backing is not None and (node.in_upper or (descriptor >= 0 and self._is_shared(descriptor))):
-            opened.backing_id = self._register(self.backing, descriptor)
+            opened.backing_id = self._register(self.backing, descriptor, state)
         return opened
 
     @property
@@ -321,14 +321,15 @@ class OpenFiles(RealFiles):
         """Tell whether a lower file is worth it: small ones are opened more often than they are read."""
         return self._shares and os.stat(descriptor).st_size > SMALL_BYTES
 
-    def _register(self, backing: Backing, descriptor: int) -> int:
+    def _register(self, backing: Backing, descriptor: int, state: os.stat_result | None) -> int:
         """Return a backing id, or 0 for a file that we have to serve.
 
         Through passthrough the kernel writes in the server's name, so that set-id bits would outlast a stranger's
         write (fuse_setattr leaves them to the server, which never hears of it). Set-id files are therefore served by
         us; a file that could become one while a stranger has it open is guarded.
         """
-        state = os.stat(descriptor)
+        if state is None:
+            state = os.stat(descriptor)
         if state.st_mode & SET_ID_BITS:
             return 0
         try:

@@ -40,7 +40,7 @@ class UnopenedFiles(RealFiles):
         """Refuse OPEN, which is then never asked again."""
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
 
-    def adopt(self, node: Node, descriptor: int, flags: int) -> tuple[int, int]:
+    def adopt(self, node: Node, descriptor: int, state: os.stat_result, flags: int) -> tuple[int, int]:
         """Let ``descriptor``, open on the newly made ``node``, serve it for a while."""
         self._keep(node, OpenFile(descriptor, in_upper=True))
         return 0, 0

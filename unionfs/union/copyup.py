@@ -203,7 +203,9 @@ class CopyUp:
         if node.in_upper:
             return
         self._wait(node)
-        state = self.view.stat(node)
+        self._file(node, self.view.stat(node), truncate=truncate)
+
+    def _file(self, node: Node, state: os.stat_result, *, truncate: bool = False) -> None:
         if node.owned:
             self._data(node, state, truncate=truncate)
         elif stat.S_ISREG(state.st_mode):
@@ -226,7 +228,7 @@ class CopyUp:
         if self.metacopy and plain and node.parent is not None:
             self._attributes_alone(node, state)
         else:
-            self.file(node)
+            self._file(node, state)
 
     def _wait(self, node: Node) -> None:
         job = self.jobs.get(node.id)
@@ -384,9 +386,10 @@ class CopyUp:
         """Put the staged copy where ``node`` stands, through the index if the lower file has several names."""
         assert node.parent is not None
         self.directory(node.parent)
-        origin = self.index.origin(node.home, node.home_name) if node.home is not None else None
-        if origin is not None:
-            self.upper.mark(self.upper.work, staged, ondisk.ORIGIN, origin)
+        if node.home is not None and self.upper.dialect.prefix is not None:
+            origin = self.index.origin(node.home, node.home_name)
+            if origin is not None:
+                self.upper.mark(self.upper.work, staged, ondisk.ORIGIN, origin)
         self.mark_impure(node.parent)
         if state.st_nlink > 1 and self.view.keeps_links:
             self.index.enter(node, staged, state)

@@ -140,7 +140,7 @@ class Mutations:
         self._make_staged(parent, place, name, mode, caller, make)
 
     def _make_staged(self, parent: DirNode, place: int, name: bytes, mode: int, caller: Caller, make: Maker) -> None:
-        covers = self._is_whiteout(place, name) or not self.upper.dialect.device_whiteouts
+        whiteout = self._is_whiteout(place, name)
         staged = self.upper.staging_name()
         work = self.upper.work
         if self._has_default_acl(parent):
@@ -149,9 +149,9 @@ class Mutations:
             make(work, staged)
         try:
             self._inherit(place, staged, mode, caller)
-            if stat.S_ISDIR(mode) and covers:
+            if stat.S_ISDIR(mode) and (whiteout or not self.upper.dialect.device_whiteouts):
                 self.upper.mark_opaque(work, staged)
-            self._publish_over(staged, place, name, directory=stat.S_ISDIR(mode))
+            self._publish_over(staged, place, name, directory=stat.S_ISDIR(mode), whiteout=whiteout)
         except OSError:
             self.upper.discard(staged)
             raise
@@ -169,9 +169,9 @@ class Mutations:
         finally:
             os.removexattr(work, _DEFAULT_ACL)
 
-    def _publish_over(self, staged: bytes, place: int, name: bytes, *, directory: bool) -> None:
+    def _publish_over(self, staged: bytes, place: int, name: bytes, *, directory: bool, whiteout: bool) -> None:
         """Rename a staged file to a name that has nothing or a whiteout."""
-        if not self._is_whiteout(place, name):
+        if not whiteout:
             self.upper.publish(staged, place, name, files.RENAME_NOREPLACE)
         elif directory:
             self.upper.publish(staged, place, name, files.RENAME_EXCHANGE)
@@ -244,7 +244,7 @@ class Mutations:
     def publish_program_whiteout(self, staged: bytes, parent: DirNode, name: bytes) -> None:
         """Put what was staged where a program has just moved ``name`` away. Raises OSError."""
         place = self.copyup.directory(parent).descriptor()
-        self._publish_over(staged, place, name, directory=False)
+        self._publish_over(staged, place, name, directory=False, whiteout=self._is_whiteout(place, name))
         if parent.listing is not None:
             state = os.stat(name, dir_fd=place, follow_symlinks=False)
             parent.listing.add(name, state.st_mode >> 12, self.view.ino(state))

@@ -89,7 +89,7 @@ class FileVerbs(Verbs):
 
     def _created(self, request: Request, node: Node, state: os.stat_result, descriptor: int) -> Reply:
         node.incapable = True
-        how = self.files.adopt(node, descriptor, request.args[0])
+        how = self.files.adopt(node, descriptor, state, request.args[0])
         return replies.data(request.unique, replies.created(self._entry(node, state), replies.opened(0, *how)))
 
     def _release(self, request: Request) -> Reply:
