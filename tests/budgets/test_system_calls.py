@@ -193,11 +193,11 @@ _OVERLAY: dict[str, str] = {
     "rename": "rename stat*5",
     "unlink one of two names": "close open stat unlink",
     "unlink a file of the writable layer": "close open stat unlink",
-    "unlink a lower file": "mknod stat*5",
-    "unlink a copied file": "close mknod open rename stat*2",
+    "unlink a lower file": "link mknod stat*5",
+    "unlink a copied file": "close link open rename stat*2",
     "create over a deletion": "chown close ioctl*2 open*2 rename stat*6",
     "remove a directory": "close*2 getdents*2 listxattr open*3 stat unlink",
-    "remove a lower directory": "close getdents*2 mknod open stat",
+    "remove a lower directory": "close getdents*2 link open",
 }
 #: Where they are files beside, and there are no attributes to mark copies with.
 _OCI: dict[str, str] = {
@@ -207,10 +207,10 @@ _OCI: dict[str, str] = {
     "copy up to truncate": "chmod close*3 getxattr listxattr*2 open*3 rename stat*7 truncate utimens*2",
     "make a hard link": "link stat*3 unlink",
     "rename": "rename stat*5 unlink",
-    "unlink a lower file": "close open stat*5",
+    "unlink a lower file": "close open stat*4",
     "unlink a copied file": "close*2 open*2 stat*2 unlink",
     "create over a deletion": "chown close ioctl*2 open rename stat*8 unlink",
-    "remove a lower directory": "close*2 getdents*2 open*2 stat",
+    "remove a lower directory": "close*2 getdents*2 open*2",
 }
 BUDGETS = {"overlay": _OVERLAY, "oci": _OCI}
 

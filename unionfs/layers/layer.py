@@ -190,14 +190,16 @@ class Layer:
     """One directory tree, opened once.
 
     ``index`` is its place in the stack, 0 for the topmost. ``path`` is what the user called it, for messages alone.
+    ``whiteouts`` are inode numbers of whiteouts with many names, which nobody has to look at again.
     """
 
-    __slots__ = ("cache", "dev", "hidden", "index", "noatime", "path", "root", "uuid")
+    __slots__ = ("cache", "dev", "hidden", "index", "noatime", "path", "root", "uuid", "whiteouts")
 
     def __init__(self, path: bytes, fd: int, index: int, cache: DescriptorCache) -> None:
         self.path = path
         self.index = index
         self.cache = cache
+        self.whiteouts: set[int] = set()
         self.hidden: frozenset[tuple[int, int]] = frozenset()  # st_dev, st_ino of directories that are not part of it
         self.noatime = _noatime(fd)
         self.dev = os.fstat(fd).st_dev

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     WriteOut = Callable[[int], None]
 
+_WHITEOUT = b"#whiteout"
 _WHITEOUT_MODE = stat.S_IFCHR
 _FILE_MARKS = (ondisk.ORIGIN, ondisk.NLINK)
 
@@ -31,7 +32,7 @@ class WritableLayer(Layer):
     called with an open file before it gets its name.
     """
 
-    __slots__ = ("_counter", "dialect", "work", "write_out")
+    __slots__ = ("_counter", "_has_whiteout", "dialect", "work", "write_out")
 
     def __init__(
         self,
@@ -47,6 +48,7 @@ class WritableLayer(Layer):
         self.work = work
         self.write_out = choose_write_out(work) if durable else leave
         self._counter = 0
+        self._has_whiteout = False  # whether the workdir has the one that all others are links to
         sweep(work)
         self.dialect = self.probe_dialect() if dialect is None else self._demand(dialect)
 
@@ -54,6 +56,7 @@ class WritableLayer(Layer):
         """Close the layer's root and its workdir."""
         super().close()
         if self.work >= 0:
+            self._give_up_whiteout()
             os.close(self.work)
             self.work = -1
 
@@ -148,10 +151,34 @@ class WritableLayer(Layer):
 
     def write_whiteout(self, directory: int, name: bytes) -> None:
         """Hide the lower ``name``, which this layer itself does not have. One step. Raises OSError."""
-        if self.dialect.device_whiteouts:
-            os.mknod(name, _WHITEOUT_MODE, 0, dir_fd=directory)
-        else:
+        if not self.dialect.device_whiteouts:
             self._write_marker(directory, ondisk.aufs_whiteout(name))
+        elif not self._link_whiteout(directory, name):
+            os.mknod(name, _WHITEOUT_MODE, 0, dir_fd=directory)
+
+    def _link_whiteout(self, directory: int, name: bytes) -> bool:
+        """Give one whiteout another name, which costs less than to make one more (ovl_whiteout in fs/overlayfs/dir.c).
+
+        Return False where it can have no more. Raises OSError.
+        """
+        if not self._has_whiteout:
+            os.mknod(_WHITEOUT, _WHITEOUT_MODE, 0, dir_fd=self.work)
+            self._has_whiteout = True
+            self.whiteouts.add(os.stat(_WHITEOUT, dir_fd=self.work, follow_symlinks=False).st_ino)
+        try:
+            files.linkat(self.work, _WHITEOUT, directory, name)
+        except OSError as error:
+            if error.errno not in (errno.EMLINK, errno.EPERM, errno.EOPNOTSUPP):
+                raise
+            self._give_up_whiteout()
+            return False
+        return True
+
+    def _give_up_whiteout(self) -> None:
+        self.whiteouts.clear()
+        if self._has_whiteout:
+            self._has_whiteout = False
+            self.discard(_WHITEOUT)
 
     def _write_marker(self, directory: int, name: bytes) -> None:
         os.close(os.open(name, os.O_CREAT | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=directory))
@@ -179,7 +206,7 @@ class WritableLayer(Layer):
             self.remove(directory, name, is_directory=is_directory)
             return
         staged = self.staging_name()
-        os.mknod(staged, _WHITEOUT_MODE, 0, dir_fd=self.work)
+        self.write_whiteout(self.work, staged)
         try:
             self.publish(staged, directory, name, files.RENAME_EXCHANGE if is_directory else 0)
         except OSError:

@@ -356,7 +356,7 @@ class Mutations:
         in_upper = self.stands_in_upper(parent, name, node)
         place = self.copyup.directory(parent).descriptor()
         self.keep_open(node, last=in_upper)
-        plan = removal(in_upper=in_upper, below=self.view.find_lower(parent, name) is not None)
+        plan = removal(in_upper=in_upper, below=not in_upper or self.view.find_lower(parent, name) is not None)
         directory = isinstance(node, DirNode)
         if plan == "remove":
             self.upper.remove(place, name, is_directory=directory)

@@ -73,7 +73,7 @@ def shown(part: Dir, deleted: list[bytes]) -> Iterator[Entry]:
             continue
         if kind == DT_UNKNOWN:
             kind = stat.S_IFMT(os.stat(name, dir_fd=part.descriptor(), follow_symlinks=False).st_mode) >> 12
-        if kind == DT_CHR and _is_device_whiteout(part, name):
+        if kind == DT_CHR and (ino in part.layer.whiteouts or _is_device_whiteout(part, name)):
             deleted.append(name)
             continue
         if empty_files and kind == DT_REG and part.is_xattr_whiteout(name):
