@@ -42,10 +42,10 @@ class Mount(NamedTuple):
         return {name: count - before.get(name, 0) for name, count in counts.items() if count != before.get(name)}
 
 
-def make(base: Path, **offer: int) -> Mount:
+def make(base: Path, whiteouts: str | None = None, **offer: int) -> Mount:
     """Mount two lower layers under an empty writable one."""
     for name in ("upper", "work", "lower0/dir", "lower1/dir/sub"):
-        (base / name).mkdir(parents=True)
+        (base / name).mkdir(parents=True, exist_ok=True)
     (base / "lower0/dir/both").write_text("upper one")
     (base / "lower1/dir/both").write_text("lower one")
     (base / "lower1/dir/deep").write_text("deep")
@@ -54,7 +54,7 @@ def make(base: Path, **offer: int) -> Mount:
     for path in sorted((base / "lower0").rglob("*")) + sorted((base / "lower1").rglob("*")):
         os.utime(path, ns=(1, 1), follow_symlinks=False)
     lowers = [os.fsencode(base / name) for name in ("lower0", "lower1")]
-    config = Config(lowers, os.fsencode(base / "upper"), os.fsencode(base / "work"))
+    config = Config(lowers, os.fsencode(base / "upper"), os.fsencode(base / "work"), whiteouts=whiteouts)
     stack = open_stack(config, own_process=False)
     return Mount(stack, Kernel(Dispatcher(stack), **offer), base)
 
@@ -301,6 +301,23 @@ def test_kernels_that_offer_less(tmp_path: Path, offer: dict[str, int]) -> None:
     kernel.setxattr("file", b"user.key", b"value")
     assert kernel.getxattr("file", b"user.key") == b"value"
     kernel.unmount()
+    made.stack.close()
+
+
+def test_a_directory_that_was_copied_whole_is_forgotten(tmp_path: Path) -> None:
+    """Though other threads copied its files, one after the other."""
+    inside = tmp_path / "mount/lower1/dir/sub"
+    inside.mkdir(parents=True)
+    for name in ("one", "two"):
+        (inside / name).write_text(name)
+    made = make(tmp_path / "mount", "oci")
+    made.kernel.uid, made.kernel.gid = os.geteuid(), os.getegid()
+    made.stack.writable().copyup.deferring = True
+    made.kernel.rename("dir", "renamed")
+    assert {found.name for found in made.kernel.readdir("renamed/sub")} >= {b"one", b"two"}
+    made.kernel.drop_caches()
+    assert list(made.stack.view.nodes.by_id) == [1]
+    made.kernel.unmount()
     made.stack.close()
 
 

@@ -222,37 +222,42 @@ class Renames:
     def copy_whole(self, root: DirNode) -> None:
         """Copy a merged directory up with all that is in it, and let each directory stand by itself.
 
-        Neither the nodes on which nobody counts nor the descriptors of a large tree are kept.
+        Neither the nodes on which nobody counts nor the descriptors of a large tree are kept. The directories are
+        needed to the end: a file that is forgotten would take them along.
         """
-        root.lookups += 1  # it is still needed
+        needed: list[DirNode] = []
         try:
-            for node in reversed(self._copy_directories(root)):
+            self._copy_directories(root, needed)
+            for node in reversed(needed):
                 self._stand_alone(node)
                 self.view.cache.trim()
-                if node is not root:
-                    self.view.nodes.forget(node, 0)
         finally:
-            root.lookups -= 1
+            for node in reversed(needed):
+                self.view.nodes.forget(node, 1)
 
-    def _copy_directories(self, root: DirNode) -> list[DirNode]:
-        """Copy all that is in a tree; return its merged directories, those above before those below."""
-        waiting = [root]
-        order: list[DirNode] = []
+    def _copy_directories(self, root: DirNode, needed: list[DirNode]) -> None:
+        """Copy all that is in a tree; add its merged directories to ``needed``, those above before those below."""
+
+        def need(node: DirNode) -> None:
+            node.lookups += 1
+            needed.append(node)
+            waiting.append(node)
+
+        waiting: list[DirNode] = []
+        need(root)
         while waiting:
             node = waiting.pop()
             self.edit.copyup.directory(node)
-            order.append(node)
             for name, _kind, _ino in list(self.view.names(node)):
                 child = self.edit.child(node, name)
                 if isinstance(child, DirNode) and self.view.enter(child):
-                    waiting.append(child)
+                    need(child)
                     continue
                 if isinstance(child, Node):
                     self.edit.copyup.file(child)
                     self._bring((node, name), child)
                 self.view.nodes.forget(child, 0)
             self.view.cache.trim()
-        return order
 
     def _stand_alone(self, node: DirNode) -> None:
         """Make a wholly copied directory opaque, and take away the whiteouts that it then must not hold."""
