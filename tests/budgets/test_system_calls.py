@@ -199,12 +199,12 @@ _OVERLAY: dict[str, str] = {
     "remove a directory": "close*2 getdents*2 listxattr open*3 stat unlink",
     "remove a lower directory": "close getdents*2 link open",
 }
-#: Where they are files beside, and there are no attributes to mark copies with.
+#: Where they are files beside, and there are no attributes to mark copies with: their new inode numbers are remembered.
 _OCI: dict[str, str] = {
     **_OVERLAY,
-    "copy up to chmod": "chmod*2 close*2 copy listxattr*2 open*2 rename stat*4 sync utimens*2",
-    "copy up to write": "chmod close*3 copy ioctl*2 listxattr*2 open*3 rename stat*7 sync utimens*2",
-    "copy up to truncate": "chmod close*3 getxattr listxattr*2 open*3 rename stat*7 truncate utimens*2",
+    "copy up to chmod": "chmod*2 close*2 copy listxattr*2 open*2 rename stat*5 sync utimens*2",
+    "copy up to write": "chmod close*3 copy ioctl*2 listxattr*2 open*3 rename stat*8 sync utimens*2",
+    "copy up to truncate": "chmod close*3 getxattr listxattr*2 open*3 rename stat*8 truncate utimens*2",
     "make a hard link": "link stat*3 unlink",
     "rename": "rename stat*5 unlink",
     "unlink a lower file": "close open stat*4",

@@ -42,7 +42,7 @@ class Mount(NamedTuple):
         return {name: count - before.get(name, 0) for name, count in counts.items() if count != before.get(name)}
 
 
-def make(base: Path, whiteouts: str | None = None, **offer: int) -> Mount:
+def make(base: Path, *, whiteouts: str | None = None, **offer: int) -> Mount:
     """Mount two lower layers under an empty writable one."""
     for name in ("upper", "work", "lower0/dir", "lower1/dir/sub"):
         (base / name).mkdir(parents=True, exist_ok=True)
@@ -294,7 +294,7 @@ def test_what_is_forgotten_costs_a_request(mount: Mount) -> None:
 )
 def test_kernels_that_offer_less(tmp_path: Path, offer: dict[str, int]) -> None:
     """Nothing is used that was not offered, and all works without."""
-    made = make(tmp_path / "mount", **offer)
+    made = make(tmp_path / "mount", whiteouts=None, **offer)
     kernel = made.kernel
     assert not kernel.agreed & ~offer["flags"] & ~abi.INIT_INIT_EXT
     assert {found.name for found in kernel.readdir("dir", plus=False)} >= {b"both", b"deep", b"sub"}
@@ -310,7 +310,7 @@ def test_a_directory_that_was_copied_whole_is_forgotten(tmp_path: Path) -> None:
     inside.mkdir(parents=True)
     for name in ("one", "two"):
         (inside / name).write_text(name)
-    made = make(tmp_path / "mount", "oci")
+    made = make(tmp_path / "mount", whiteouts="oci")
     made.kernel.uid, made.kernel.gid = os.geteuid(), os.getegid()
     made.stack.writable().copyup.deferring = True
     made.kernel.rename("dir", "renamed")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+from struct import Struct
 from typing import NamedTuple
 
 from unionfs.fuse.verbs.base import Later
@@ -25,7 +26,11 @@ if TYPE_CHECKING:
 ALL_FLAGS = (1 << 43) - 1
 """Everything that 7.45 offers in INIT."""
 
+_NODEID = Struct("=Q")
+_NODEID_OFFSET = 16
 _OPTIONAL = frozenset({abi.FLUSH, abi.OPEN, abi.OPENDIR, abi.ACCESS})
+_GIVES_ENTRY = frozenset({abi.LOOKUP, abi.MKNOD, abi.MKDIR, abi.SYMLINK, abi.LINK, abi.CREATE, abi.TMPFILE})
+_BEGINS_WITH_ID = frozenset({abi.LINK, abi.RENAME, abi.RENAME2})
 
 
 class ProtocolError(Exception):
@@ -112,9 +117,46 @@ def _finished(dispatcher: Dispatcher, request: Request) -> bytes | Buffers | Non
 
 
 def replay(dispatcher: Dispatcher, exchanges: Iterable[Exchange]) -> Iterator[Exchange]:
-    """Send recorded requests to a new dispatcher; yield them with what it answers."""
+    """Send recorded requests to a new dispatcher, about the nodes that it has in place of those recorded; yield them
+    with what it answers.
+    """
+    ids = _Ids()
     for recorded in exchanges:
-        yield Exchange(recorded.request, exchange(dispatcher, recorded.request))
+        request = ids.translate(recorded.request)
+        again = Exchange(request, exchange(dispatcher, request))
+        ids.learn(recorded, again)
+        yield again
+
+
+class _Ids:
+    """The node ids of a recording, and what they are when it is sent again: they differ as inode numbers do."""
+
+    def __init__(self) -> None:
+        self._known = {0: 0, abi.ROOT_ID: abi.ROOT_ID}
+
+    def translate(self, message: bytes) -> bytes:
+        """Return a recorded request with the ids that hold now."""
+        opcode = abi.IN_HEADER.unpack_from(message)[1]
+        places = [_NODEID_OFFSET] + ([abi.IN_HEADER.size] if opcode in _BEGINS_WITH_ID else [])
+        if opcode == abi.BATCH_FORGET:
+            first = abi.IN_HEADER.size + abi.BATCH_FORGET_IN.size
+            places += range(first, len(message), abi.FORGET_ONE.size)
+        translated = bytearray(message)
+        for place in places:
+            _NODEID.pack_into(translated, place, self._known[_NODEID.unpack_from(message, place)[0]])
+        return bytes(translated)
+
+    def learn(self, recorded: Exchange, again: Exchange) -> None:
+        """Take note of the ids in a recorded reply and in the one that came now."""
+        old, new = self._entries(recorded), self._entries(again)
+        self._known.update((nodeid, new[name]) for name, nodeid in old.items() if name in new)
+
+    def _entries(self, done: Exchange) -> dict[bytes, int]:
+        opcode = abi.IN_HEADER.unpack_from(done.request)[1]
+        payload = (done.reply or b"")[abi.OUT_HEADER.size :]
+        if opcode == abi.READDIRPLUS:
+            return {found.name: found.entry.nodeid for found in dirents(payload, plus=True) if found.entry is not None}
+        return {b"": read_entry(payload).nodeid} if opcode in _GIVES_ENTRY and payload else {}
 
 
 class Connection:

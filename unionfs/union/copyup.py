@@ -386,16 +386,23 @@ class CopyUp:
         """Put the staged copy where ``node`` stands, through the index if the lower file has several names."""
         assert node.parent is not None
         self.directory(node.parent)
-        if node.home is not None and self.upper.dialect.prefix is not None:
-            origin = self.index.origin(node.home, node.home_name)
-            if origin is not None:
-                self.upper.mark(self.upper.work, staged, ondisk.ORIGIN, origin)
+        self._mark_origin(node, staged)
         self.mark_impure(node.parent)
         if state.st_nlink > 1 and self.view.keeps_links:
             self.index.enter(node, staged, state)
             staged = self.index.link_out(node)
         self._publish(staged, node.parent, node.name)
         self._settle(node)
+
+    def _mark_origin(self, node: Node, staged: bytes) -> None:
+        """See that the staged copy, when it is met again, is known for the file that it is a copy of."""
+        origin = None
+        if node.home is not None and self.upper.dialect.prefix is not None:
+            origin = self.index.origin(node.home, node.home_name)
+        marked = origin is not None and self.upper.mark(self.upper.work, staged, ondisk.ORIGIN, origin)
+        if not marked or self.view.origin_ino(origin) != node.ino:
+            copy = os.stat(staged, dir_fd=self.upper.work, follow_symlinks=False)
+            self.view.nodes.keep_id(node, self.view.ino(copy))
 
     def _settle(self, node: Node) -> None:
         if node.links is None or node.home is not self.index.directory:

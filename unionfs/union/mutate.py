@@ -120,6 +120,7 @@ class Mutations:
         node.parent = None
         node.descriptor = os.dup(descriptor)
         self.view.nodes.by_id[node.id] = node
+        self.view.nodes.keep_id(node, node.ino)
         return node, state, descriptor
 
     def _make(self, parent: DirNode, name: bytes, mode: int, caller: Caller, make: Maker) -> None:
@@ -269,6 +270,7 @@ class Mutations:
 
     def _attach(self, node: AnyNode, parent: DirNode, state: os.stat_result) -> None:
         self.view.nodes.attach(node)
+        self.view.nodes.keep_id(node, node.ino)
         if parent.listing is not None:
             parent.listing.add(node.name, state.st_mode >> 12, node.ino)
 
@@ -396,6 +398,8 @@ class Mutations:
         if not in_upper:
             self.index.lower_name_gone(node)
         self.index.drop_if_unused(node)
+        if not others and node.links is not None and node.descriptor >= 0 and not os.stat(node.descriptor).st_nlink:
+            self.view.nodes.drop_id(node)
         if others and node.descriptor >= 0:
             os.close(node.descriptor)
             node.descriptor = -1

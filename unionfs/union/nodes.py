@@ -3,6 +3,10 @@
 A node knows its parent, its name, and its place in a layer, so that a rename moves a link in this table and nothing
 else. A node lives as long as somebody counts on it: the kernel, by its lookups; its children; or an open file. All that
 a new server would need in order to go on is here. This module makes no system call but closing descriptors.
+
+A file handle (open_by_handle_at(2)) holds an id: a file has one, also if it is forgotten and met again, and no other
+file ever has it. For what is met in a layer that is the inode number to show. What was made since may have the number
+of a file that is gone; it has an id apart, which is kept until it is gone too.
 """
 
 from __future__ import annotations
@@ -12,9 +16,11 @@ import os
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from unionfs.layers.layer import Dir
+    from unionfs.union.handles import Forgotten
     from unionfs.union.listing import Listing
 
 ROOT_ID = 1
+_FIRST_APART = 1 << 63
 InodeKey = tuple[int, int]
 """st_dev and st_ino of the real file behind a node."""
 
@@ -159,21 +165,54 @@ def _path(node: AnyNode) -> bytes:
 
 
 class NodeTable:
-    """All nodes by id, and those with several names by the real file behind them."""
+    """All nodes by id, and those with several names by the real file behind them.
 
-    __slots__ = ("_next", "by_id", "by_key", "root")
+    ``kept_ids`` are the ids that files do not tell by themselves, by the number that the real file would show; for
+    those that show another one, ``_copies`` has it. ``forgotten`` says where those are that left this table, once
+    somebody has asked for one.
+    """
+
+    __slots__ = ("_copies", "_next", "by_id", "by_key", "forgotten", "kept_ids", "root")
 
     def __init__(self, root: DirNode) -> None:
         self.root = root
         self.by_id: dict[int, AnyNode] = {ROOT_ID: root}
         self.by_key: dict[InodeKey, Node] = {}
-        self._next = ROOT_ID + 1
+        self.kept_ids: dict[int, int] = {}
+        self._copies: dict[int, int] = {}
+        self.forgotten: Forgotten | None = None
+        self._next = _FIRST_APART
 
     def new_id(self) -> int:
         """Return an id that was never used in this table."""
         node_id = self._next
         self._next += 1
         return node_id
+
+    def identify(self, node: AnyNode, real_ino: int) -> None:
+        """Give a node that was met in a layer its id; ``real_ino`` is the number that its real file would show.
+
+        Where two files show one number, because somebody copied a file with the mark of its origin, the second one has
+        an id until it is forgotten.
+        """
+        node_id = self.kept_ids.get(real_ino)
+        if node_id is None:
+            node_id = node.ino if node.ino < _FIRST_APART else ROOT_ID
+        elif node_id < _FIRST_APART:
+            node.ino = node_id
+        node.id = self.new_id() if node_id in self.by_id or not node_id else node_id
+
+    def keep_id(self, node: AnyNode, real_ino: int) -> None:
+        """Let ``node`` have its id again when ``real_ino`` is met in the writable layer."""
+        self.kept_ids[real_ino] = node.id
+        if real_ino != node.ino:
+            self._copies[node.id] = real_ino
+
+    def drop_id(self, node: AnyNode) -> None:
+        """A file is gone: its number may be another file's."""
+        real_ino = self._copies.pop(node.id, node.ino)
+        if self.kept_ids.get(real_ino) == node.id:
+            del self.kept_ids[real_ino]
 
     def attach(self, node: AnyNode) -> None:
         """Enter ``node`` under its id and as a child of its parent."""
@@ -246,6 +285,10 @@ class NodeTable:
     def _remove(self, node: AnyNode) -> list[AnyNode]:
         """Take ``node`` out of the table; return the parents that it held there."""
         self.by_id.pop(node.id, None)
+        if self.forgotten is not None:
+            self.forgotten.note(node)
+        if node.parent is None and not _has_several_names(node):
+            self.drop_id(node)
         if node.descriptor >= 0:
             os.close(node.descriptor)
             node.descriptor = -1
@@ -265,6 +308,10 @@ def _names(node: AnyNode) -> set[tuple[DirNode, bytes]]:
     if isinstance(node, Node) and node.links is not None:
         return node.links.names
     return set()
+
+
+def _has_several_names(node: AnyNode) -> bool:
+    return isinstance(node, Node) and node.links is not None
 
 
 def _is_needed(node: AnyNode) -> bool:

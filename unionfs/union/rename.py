@@ -264,6 +264,7 @@ class Renames:
         assert node.upper is not None and node.upper.parent is not None
         self.upper.mark_opaque(node.upper.parent.descriptor(), node.upper.name)
         node.lowers, node.table = (), None
+        self.view.nodes.keep_id(node, self.view.ino(self.view.stat(node)))
         self.upper.remove_whiteouts(node.upper)
         self.upper.unmark(node.upper.parent.descriptor(), node.upper.name, ondisk.REDIRECT)
 

@@ -150,7 +150,8 @@ class View:
         return len(marker) <= NAME_MAX_BYTES and upper.has(marker)
 
     def _new_directory(self, parent: DirNode, name: bytes, place: Dir, state: os.stat_result) -> DirNode:
-        node = DirNode(self.nodes.new_id(), parent, name, self.ino(state))
+        ino = self.ino(state)
+        node = DirNode(0, parent, name, ino)
         part = Dir(place.layer, place, name)
         if place.layer is self.upper:
             node.upper = part
@@ -159,6 +160,7 @@ class View:
                 node.ino = self.ino(pieces.stat_directory(lowers[0]))
         else:
             node.seed = (part,)
+        self.nodes.identify(node, ino)
         self.nodes.attach(node)
         return node
 
@@ -176,13 +178,18 @@ class View:
             if shared is not None:
                 self.nodes.add_name(shared, parent, name)
                 return shared, state
-        node = Node(self.nodes.new_id(), parent, name, self.ino(state))
+        ino = self.ino(state)
+        node = Node(0, parent, name, ino)
         node.home, node.home_name, node.in_upper = home, home_name, in_upper
-        self.nodes.attach(node)
         if in_upper and (parent.impure or home is not None):
             self._take_marks(node)
         elif not in_upper and state.st_blocks << 9 < state.st_size and state.st_mode & _S_IFMT == _S_IFREG:
             metacopy.note_sparse(self, node)
+        if state.st_nlink > 1 and not several:  # its names fall apart when they are copied up: none has the number
+            node.id = self.nodes.new_id()
+        else:
+            self.nodes.identify(node, ino)
+        self.nodes.attach(node)
         if node.data is not None:
             state = self.stat(node)
         if several or (in_upper and home is not None):
@@ -210,13 +217,15 @@ class View:
         marks = read_marks(self.proc_path(node))
         if marks.metacopy:
             metacopy.note(self, node, marks)
-        origin = ondisk.decode_origin(marks.origin) if marks.origin is not None else None
+        node.ino = self.origin_ino(marks.origin) or node.ino
+
+    def origin_ino(self, value: bytes | None) -> int | None:
+        """Return the inode number to show for a file with this ``overlay.origin``, None where that does not tell it."""
+        origin = ondisk.decode_origin(value) if value is not None else None
         if origin is None or origin.ino is None:
-            return
-        for layer in self.lowers:
-            if layer.uuid == origin.uuid:
-                node.ino = self.map_ino(layer.dev, origin.ino)
-                return
+            return None
+        layer = next((layer for layer in self.lowers if layer.uuid == origin.uuid), None)
+        return None if layer is None else self.map_ino(layer.dev, origin.ino)
 
     # -- directories -------------------------------------------------------------------------------------------------
 

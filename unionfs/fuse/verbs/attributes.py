@@ -9,6 +9,7 @@ import stat
 from unionfs.fuse.verbs.base import FOREVER_S, Verbs
 from unionfs.fuse.wire import abi, notify, replies
 from unionfs.syscalls import files
+from unionfs.union.handles import recall
 from unionfs.union.nodes import AnyNode, Node
 from unionfs.union.pieces import devices_of_programs
 
@@ -55,8 +56,8 @@ class AttributeVerbs(Verbs):
             self.notify(notify.inval_inode(parent.id))
 
     def _lookup_dots(self, request: Request, name: bytes) -> Reply:
-        """File handles ask for a node by its id alone (INIT_EXPORT_SUPPORT)."""
-        node = self._node(request.nodeid)
+        """File handles ask for a node by its id alone (INIT_EXPORT_SUPPORT), also if it was forgotten."""
+        node = recall(self.view, request.nodeid)
         if node.parent is None and node is not self.nodes.root:
             raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
         if name == b"..":

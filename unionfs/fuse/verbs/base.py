@@ -10,7 +10,7 @@ from unionfs.fuse import modes
 from unionfs.fuse.openfiles import SET_ID_BITS
 from unionfs.fuse.wire import notify, replies
 from unionfs.syscalls import process
-from unionfs.union.nodes import AnyNode, DirNode, Node
+from unionfs.union.nodes import ROOT_ID, AnyNode, DirNode, Node
 from unionfs.union.pieces import devices_of_programs
 
 TYPE_CHECKING = False
@@ -58,6 +58,7 @@ class Verbs:
         self.describe: Callable[[bytes], bytes | None] = lambda _name: None
         self.notify: Callable[[bytes | Buffers], None] = lambda _message: None
         self.no_opendir = False
+        self.generation = int.from_bytes(os.urandom(4), "little") >> 1  # other mounts' file handles mean nothing here
         self.page = bytearray(MAX_WRITE_BYTES)
         self.lookers: set[int] = set()  # processes that looked at files which they had listed
 
@@ -88,7 +89,9 @@ class Verbs:
         return self._entry_payload(node, state)
 
     def _entry_payload(self, node: AnyNode, state: os.stat_result) -> bytes:
-        return replies.entry(node.id, 0, FOREVER_S, self._validity_s(node, state), self._attributes(node, state))
+        generation = self.generation if node.id != ROOT_ID else 0  # the kernel made that inode, fuse_get_root_inode()
+        attributes = self._attributes(node, state)
+        return replies.entry(node.id, generation, FOREVER_S, self._validity_s(node, state), attributes)
 
     def _validity_s(self, node: AnyNode, state: os.stat_result) -> int:
         """Return for how many seconds the kernel may rely on attributes: not at all where it misses a change.
