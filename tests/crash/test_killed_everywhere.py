@@ -51,12 +51,18 @@ OPERATIONS: dict[str, Operation] = {
     "set an attribute": lambda union: union.setxattr("/file", "user.note", b"new"),
     "unlink a lower file": lambda union: union.unlink("/file"),
     "unlink one of several links": lambda union: union.unlink("/twin1"),
+    "unlink one of two that are left": lambda union: union.unlink("/dir/triplet2"),
+    "unlink a link to a copy": lambda union: union.unlink("/copied1"),
+    "unlink another link to a copy": lambda union: union.unlink("/copied2"),
     "unlink a changed file": lambda union: union.unlink("/changed"),
     "unlink a new file": lambda union: union.unlink("/new"),
     "rmdir a lower directory": lambda union: union.rmdir("/empty"),
     "rmdir a directory of whiteouts": lambda union: union.rmdir("/emptied"),
     "rename a lower file": _over("/file", "/moved"),
     "rename one of several links": _over("/twin2", "/moved"),
+    "rename another link to a copy": _over("/copied2", "/moved"),
+    "rename over one of several links": _over("/new", "/twin1"),
+    "rename over a link to a copy": _over("/new", "/copied2"),
     "rename over a lower file": _over("/new", "/file"),
     "rename over a whiteout": _over("/changed", "/gone"),
     "rename a new directory": _over("/fresh", "/elsewhere"),
@@ -69,6 +75,9 @@ OPERATIONS: dict[str, Operation] = {
     "create a file over a whiteout": lambda union: union.touch("/gone"),
     "make a directory over a whiteout": lambda union: union.mkdir("/gone"),
     "make a link": lambda union: union.symlink("target", "/dir/symlink"),
+    "chmod one of two that are left": lambda union: union.chmod("/dir/triplet3", 0o604),
+    "make a hard link to one of several": lambda union: union.link("/twin1", "/dir/hard"),
+    "make a hard link to a copy": lambda union: union.link("/copied2", "/dir/hard"),
     "make a hard link to a lower file": lambda union: union.link("/file", "/dir/hard"),
 }
 _FIRST = OPERATIONS["chmod a lower file"]
@@ -95,6 +104,8 @@ def layers(tmp_path_factory: pytest.TempPathFactory) -> Path:
         union.write_text("/fresh/file", "fresh")
         union.write_text("/mixed/added", "added")
         union.unlink("/mixed/removed")
+        union.unlink("/triplet1")
+        union.chmod("/copied1", 0o604)
     return base
 
 
@@ -110,6 +121,10 @@ def _fill(layer: Path) -> None:
     (layer / "link").symlink_to("file")
     (layer / "twin1").write_text("twins")
     os.link(layer / "twin1", layer / "twin2")
+    for first, *others in (("triplet1", "dir/triplet2", "dir/triplet3"), ("copied1", "copied2", "dir/copied3")):
+        (layer / first).write_text(first)
+        for other in others:
+            os.link(layer / first, layer / other)
 
 
 def _union(base: Path) -> Union:
@@ -137,10 +152,7 @@ Tree = dict[bytes, object]
 
 
 def _tree(union: Union) -> Tree:
-    """Return what the union shows: of each name the type, mode, owner, content and attributes.
-
-    Not the number of links: names of several layers are counted in a second step, and it may be off by one in between.
-    """
+    """Return what the union shows: of each name the type, mode, owner, content, attributes and number of links."""
     found: Tree = {}
     waiting = [b"/"]
     while waiting:
@@ -159,7 +171,8 @@ def _tree(union: Union) -> Tree:
             marks = {}
             if kind != 0o120000:
                 marks = {key: union.getxattr(path, key) for key in union.listxattr(path, follow_symlinks=False)}
-            found[path] = (state.st_mode, state.st_uid, state.st_gid, content, marks)
+            links = 0 if kind == 0o040000 else state.st_nlink
+            found[path] = (state.st_mode, state.st_uid, state.st_gid, links, content, marks)
     return found
 
 

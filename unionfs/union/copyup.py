@@ -388,10 +388,13 @@ class CopyUp:
         self.directory(node.parent)
         self._mark_origin(node, staged)
         self.mark_impure(node.parent)
-        if state.st_nlink > 1 and self.view.keeps_links:
+        several = state.st_nlink > 1 and self.view.keeps_links
+        if several:
             self.index.enter(node, staged, state)
             staged = self.index.link_out(node)
         self._publish(staged, node.parent, node.name)
+        if several:
+            self.index.linked(node)
         self._settle(node)
 
     def _mark_origin(self, node: Node, staged: bytes) -> None:

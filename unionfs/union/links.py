@@ -4,6 +4,11 @@ As with the kernel's ``index=on``: the copy stands in ``index/`` of the workdir 
 handle, and every name in the writable layer is a link to it. ``overlay.nlink`` holds what to add to its link count.
 Where there is no such attribute, and for a file that lost a name before it was ever copied, a symbolic link in
 ``links/`` of the workdir, whose target is that number, does the same.
+
+The count must be right whenever the server dies. So a name that only lower layers have of an indexed file becomes a
+link to it before it goes, as in ovl_nlink_start() of fs/overlayfs/util.c: then the step that takes the name changes the
+count. While links are added that do not count, ``links/`` has the count itself, ``=N``. Before a lower file loses a
+name it has ``DELTA PATH``: one less if the writable layer covers that path. The next server settles what is left.
 """
 
 from __future__ import annotations
@@ -13,7 +18,7 @@ import os
 from unionfs import ondisk
 from unionfs.layers.layer import Dir
 from unionfs.syscalls import files
-from unionfs.union.nodes import Links, Node
+from unionfs.union.nodes import AnyNode, DirNode, Node
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,6 +27,7 @@ if TYPE_CHECKING:
     from unionfs.union.view import View
 
 _RECORDS = b"links"
+_PATH_LIMIT_BYTES = 4000  # what a symbolic link has room for, symlink(2)
 
 
 class LinkIndex:
@@ -39,6 +45,7 @@ class LinkIndex:
             self._open()
         except FileNotFoundError:
             pass
+        self._settle_records()
 
     def _open(self) -> Dir:
         flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -82,17 +89,16 @@ class LinkIndex:
         assert node.home is not None
         name = self._entry_name(node.home, node.home_name, state)
         links = self.nodes.share(node, (state.st_dev, state.st_ino))
-        links.delta += state.st_nlink - 2
-        if not self.upper.mark(self.upper.work, staged, ondisk.NLINK, b"U%+d" % links.delta):
-            self._record(name, links.delta)
+        count = state.st_nlink + links.delta
+        self._write_record(name, b"=%d" % count)
+        self.upper.mark(self.upper.work, staged, ondisk.NLINK, b"L%+d" % links.delta)
         files.renameat2(self.upper.work, staged, directory.descriptor(), name)
         copy = os.stat(name, dir_fd=directory.descriptor(), follow_symlinks=False)
         self.nodes.share(node, (copy.st_dev, copy.st_ino))
         if self._entries is not None:
             self._entries[copy.st_ino] = name
         node.home, node.home_name = directory, name
-        if self.upper.dialect.attribute(ondisk.NLINK) is not None:
-            self._record(name, 0)
+        links.delta = count - copy.st_nlink
 
     def link_out(self, node: Node) -> bytes:
         """Make one more link to an indexed file, in the workdir; return its name there. Raises OSError."""
@@ -101,21 +107,50 @@ class LinkIndex:
         files.linkat(node.home.descriptor(), node.home_name, self.upper.work, staged)
         return staged
 
+    def linked(self, node: Node) -> None:
+        """A link was added that stands for a name which counted before: write down what to add from now on."""
+        assert node.links is not None
+        node.links.delta -= 1
+        self._write_delta(node.home_name, node.links.delta)
+
+    def bring(self, node: Node, directory: int, name: bytes) -> None:
+        """Make a name that only a lower layer has a link to the indexed file, in the writable layer. Raises OSError."""
+        assert node.home is not None and node.links is not None
+        state = os.stat(node.home_name, dir_fd=node.home.descriptor(), follow_symlinks=False)
+        self._write_record(node.home_name, b"=%d" % (state.st_nlink + node.links.delta))
+        self.upper.publish(self.link_out(node), directory, name, files.RENAME_NOREPLACE)
+        self.linked(node)
+
     # -- counting ----------------------------------------------------------------------------------------------------
 
     def is_indexed(self, node: Node) -> bool:
         """Tell whether the home of ``node`` is in this index."""
         return node.home is not None and node.home is self.directory
 
+    def before_loss(self, node: AnyNode, parent: DirNode, name: bytes) -> bool:
+        """Before the writable layer covers a name that it does not have itself, see that the count will follow at once.
+
+        Return whether it has the name from now on. Raises OSError.
+        """
+        if isinstance(node, DirNode) or node.links is None or node.home is None:
+            return False
+        assert parent.upper is not None
+        if self.is_indexed(node):
+            self.bring(node, parent.upper.descriptor(), name)
+            return True
+        state = os.stat(node.home_name, dir_fd=node.home.descriptor(), follow_symlinks=False)
+        path = os.path.join(parent.upper.path(), name).lstrip(b"/")
+        if state.st_nlink + node.links.delta > 1 and len(path) < _PATH_LIMIT_BYTES:
+            entry = self._entry_name(node.home, node.home_name, state)
+            self._write_record(entry, b"%d %s" % (node.links.delta, path))
+        return False
+
     def lower_name_gone(self, node: Node) -> None:
-        """Take note that one of the names which only a lower layer has does not count any longer."""
+        """Take note that one of the names of a lower file that was never copied does not count any longer."""
         links = node.links
-        if links is None or node.home is None or (node.in_upper and not self.is_indexed(node)):
+        if links is None or node.home is None or node.in_upper:
             return
         links.delta -= 1
-        if node.in_upper:
-            self._write_delta(node.home.descriptor(), node.home_name, links)
-            return
         state = os.stat(node.home_name, dir_fd=node.home.descriptor(), follow_symlinks=False)
         entry = self._entry_name(node.home, node.home_name, state)
         self._record(entry, links.delta if state.st_nlink + links.delta > 0 else 0)
@@ -136,32 +171,64 @@ class LinkIndex:
         self._record(node.home_name, 0)
         node.links.delta = 0
 
-    def _write_delta(self, directory: int, name: bytes, links: Links) -> None:
-        if not self.upper.mark(directory, name, ondisk.NLINK, b"U%+d" % links.delta):
-            self._record(name, links.delta)
+    def _write_delta(self, entry: bytes, delta: int) -> None:
+        """Write down what to add to the link count of an indexed file."""
+        assert self.directory is not None
+        marked = self.upper.mark(self.directory.descriptor(), entry, ondisk.NLINK, b"U%+d" % delta)
+        self._record(entry, 0 if marked else delta)
 
     def _record(self, entry: bytes, delta: int) -> None:
         """Write down, or forget when it is 0, what to add to the link count of the file that ``entry`` stands for."""
-        name = _RECORDS + b"/" + entry
-        if delta == 0:
-            try:
-                os.unlink(name, dir_fd=self.base)
-            except FileNotFoundError:
-                pass
+        if delta:
+            self._write_record(entry, b"%d" % delta)
             return
+        try:
+            os.unlink(_RECORDS + b"/" + entry, dir_fd=self.base)
+        except FileNotFoundError:
+            pass
+
+    def _write_record(self, entry: bytes, value: bytes) -> None:
+        name = _RECORDS + b"/" + entry
         staged = self.upper.staging_name()
-        os.symlink(b"%d" % delta, staged, dir_fd=self.upper.work)
+        os.symlink(value, staged, dir_fd=self.upper.work)
         try:
             os.rename(staged, name, src_dir_fd=self.upper.work, dst_dir_fd=self.base)
         except FileNotFoundError:
             os.mkdir(_RECORDS, 0o700, dir_fd=self.base)
             os.rename(staged, name, src_dir_fd=self.upper.work, dst_dir_fd=self.base)
 
-    def _recorded(self, entry: bytes) -> int:
+    def _recorded(self, entry: bytes, links: int) -> int:
+        """Return what to add to ``links``, the number that the file ``entry`` has where it is at home."""
         try:
-            return int(os.readlink(_RECORDS + b"/" + entry, dir_fd=self.base))
+            value = os.readlink(_RECORDS + b"/" + entry, dir_fd=self.base)
+            return int(value[1:]) - links if value[:1] == b"=" else int(value)
         except (FileNotFoundError, ValueError):
             return 0
+
+    def _settle_records(self) -> None:
+        """Bring to their end the changes in the middle of which an earlier server died."""
+        try:
+            records = os.open(_RECORDS, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self.base)
+        except FileNotFoundError:
+            return
+        try:
+            for entry in map(os.fsencode, os.listdir(records)):
+                self._settle(entry, os.readlink(entry, dir_fd=records))
+        finally:
+            os.close(records)
+
+    def _settle(self, entry: bytes, value: bytes) -> None:
+        delta, _, path = value.partition(b" ")
+        if path:
+            self._record(entry, int(delta) - self._is_covered(path))
+        elif value[:1] == b"=" and self.directory is not None and self.directory.has(entry):
+            state = os.stat(entry, dir_fd=self.directory.descriptor(), follow_symlinks=False)
+            self._write_delta(entry, int(value[1:]) - state.st_nlink)
+
+    def _is_covered(self, path: bytes) -> bool:
+        """Tell whether the writable layer has, or deletes, the name at ``path``."""
+        directory, name = os.path.split(path)
+        return self.upper.root.has(path) or self.upper.root.has(os.path.join(directory, ondisk.aufs_whiteout(name)))
 
     # -- lookup ------------------------------------------------------------------------------------------------------
 
@@ -191,7 +258,7 @@ class LinkIndex:
         links = self.nodes.share(node, (state.st_dev, state.st_ino))
         attribute = self.upper.dialect.attribute(ondisk.NLINK)
         if attribute is None:
-            links.delta = self._recorded(node.home_name) if self.is_indexed(node) else 0
+            links.delta = self._recorded(node.home_name, state.st_nlink) if self.is_indexed(node) else 0
             return
         try:
             value = os.getxattr(self.view.proc_path(node), attribute, follow_symlinks=False)
@@ -203,4 +270,4 @@ class LinkIndex:
         """Make the lower file ``node`` shared, with the names that it has lost so far."""
         links = self.nodes.share(node, (state.st_dev, state.st_ino))
         if node.home is not None:
-            links.delta = self._recorded(self._entry_name(node.home, node.home_name, state))
+            links.delta = self._recorded(self._entry_name(node.home, node.home_name, state), state.st_nlink)

@@ -355,8 +355,8 @@ class Mutations:
 
     def remove(self, parent: DirNode, name: bytes, node: AnyNode) -> None:
         """Remove ``name``, known to be ``node`` and to be removable, leaving a whiteout if a lower layer has it too."""
-        in_upper = self.stands_in_upper(parent, name, node)
         place = self.copyup.directory(parent).descriptor()
+        in_upper = self.stands_in_upper(parent, name, node) or self.index.before_loss(node, parent, name)
         self.keep_open(node, last=in_upper)
         plan = removal(in_upper=in_upper, below=not in_upper or self.view.find_lower(parent, name) is not None)
         directory = isinstance(node, DirNode)

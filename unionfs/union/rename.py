@@ -94,6 +94,7 @@ class Renames:
         self._prepare(source, node, plan)
         other_in_upper = other is not None and self.edit.stands_in_upper(*target, other)
         if other is not None:
+            other_in_upper = other_in_upper or self.edit.index.before_loss(other, *target)
             self.edit.keep_open(other, last=other_in_upper)
             if isinstance(other, DirNode) and other.upper is not None:
                 self._clear(to, target[1], other.upper)
@@ -179,9 +180,7 @@ class Renames:
         parent, name = place
         directory = self.edit.copyup.directory(parent)
         if not self.edit.stands_in_upper(parent, name, node):
-            staged = self.edit.index.link_out(node)
-            self.upper.publish(staged, directory.descriptor(), name, files.RENAME_NOREPLACE)
-            self.edit.index.lower_name_gone(node)
+            self.edit.index.bring(node, directory.descriptor(), name)
 
     def _prepare(self, place: Place, node: AnyNode, plan: Move) -> None:
         if isinstance(node, DirNode):
