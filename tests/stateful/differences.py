@@ -4,6 +4,8 @@ Each row recognises an operation by both outcomes. The operation must have left 
 it was about is closed. What cannot be reconciled so is never asked, or is brought into line by ``Actor``:
 
 - chown(2) that changes neither owner nor group clears the set-id bits elsewhere; the kernel's FUSE does not pass it on.
+- copy_file_range(2) copies here whatever layers the files are in; overlayfs says EXDEV where these are on different
+  file systems, and the caller has to copy.
 - Whether truncating to the size that a file has already dates it is up to the file system; tmpfs does not.
 """
 

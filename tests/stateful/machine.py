@@ -13,6 +13,7 @@ import tempfile
 import time
 from contextlib import ExitStack, contextmanager
 from functools import partial
+from itertools import cycle, islice
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -42,7 +43,7 @@ ORACLE_OPTIONS = "redirect_dir=on,index=on,xino=on"
 LAYERS = 3
 #: How many operations pass between two comparisons of the whole trees.
 COMPARE_EVERY = 15
-REMOUNT_EVERY = 40
+REMOUNT_EVERY = 70
 BUSY_LIMIT_S = 10
 
 
@@ -77,9 +78,12 @@ class Side(NamedTuple):
     before: Sequence[str]
 
     @classmethod
-    def build(cls, base: Path, mount: Mount, seed: int) -> Side:
-        """Make the layers of ``seed``."""
+    def build(cls, base: Path, mount: Mount, seed: int, elsewhere: Sequence[Path]) -> Side:
+        """Make the layers of ``seed``; the lower ones on the file systems ``elsewhere``, in turn, if there are any."""
         lowers, upper, work = prepare(base, LAYERS)
+        if elsewhere:
+            places = islice(cycle(elsewhere), LAYERS)
+            lowers = [Path(tempfile.mkdtemp(dir=place, prefix=base.name)) for place in places]
         layers.build(lowers, seed)
         return cls(base, mount, lowers, upper, work, list(map(digest_of_layer, lowers)))
 
@@ -96,6 +100,7 @@ class Comparison(RuleBasedStateMachine):
     #: Turns an operation that one side cannot be asked into one that it can.
     limit: Callable[[Operation], Operation]
     scratch: Path
+    elsewhere: Sequence[Path] = ()
 
     def __init__(self) -> None:
         super().__init__()
@@ -114,7 +119,7 @@ class Comparison(RuleBasedStateMachine):
         """Build the same layers twice and mount them."""
         self.seed = seed
         kinds = {"ours": type(self).ours, "theirs": type(self).theirs}
-        self.sides = tuple(Side.build(self.base / name, kind, seed) for name, kind in kinds.items())
+        self.sides = tuple(Side.build(self.base / name, kind, seed, self.elsewhere) for name, kind in kinds.items())
         self._enter()
 
     def _enter(self) -> None:
@@ -140,7 +145,8 @@ class Comparison(RuleBasedStateMachine):
             with self.mounts:
                 for actor in self.actors:
                     actor.leave()
-            shutil.rmtree(self.base)
+            for directory in (self.base, *(lower for side in self.sides for lower in side.lowers)):
+                shutil.rmtree(directory, ignore_errors=directory != self.base)
 
     def _judge(self, expected: Any) -> None:
         with self.sides[0].mounted(oracle) as point:
@@ -191,11 +197,17 @@ def unlimited(chosen: Operation) -> Operation:
     return chosen
 
 
-def machine(scratch: Path, ours: Mount, limit: Callable[[Operation], Operation] = unlimited) -> type[Comparison]:
-    """Return a state machine that compares a way to mount with the oracle; the layers are below ``scratch``."""
-    return type(
-        "Machine", (Comparison,), {"scratch": scratch, "ours": staticmethod(ours), "limit": staticmethod(limit)}
-    )
+def machine(
+    scratch: Path,
+    ours: Mount,
+    limit: Callable[[Operation], Operation] = unlimited,
+    elsewhere: Sequence[Path] = (),
+) -> type[Comparison]:
+    """Return a state machine that compares a way to mount with the oracle; the layers are below ``scratch``, the lower
+    ones on the file systems ``elsewhere`` if there are any.
+    """
+    parts = {"scratch": scratch, "elsewhere": elsewhere, "ours": staticmethod(ours), "limit": staticmethod(limit)}
+    return type("Machine", (Comparison,), parts)
 
 
 def run_by_chance(kind: type[Comparison], seed: int, steps: Collection[int], told: list[str]) -> None:

@@ -17,7 +17,7 @@ from .machine import fewest_steps, machine, oracle, run_by_chance, unlimited, wi
 from .operations import known_to_libfuse2
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from .machine import Comparison, Mount
@@ -32,7 +32,13 @@ OURS: dict[str, Mount] = {
 #: Operations of the long form, in tests of so many each: every one has a seed of its own.
 LONG = int(os.environ.get("UNIONFS_STATEFUL_STEPS", "20000"))
 ONE_TEST = 1000
-ONE_RUN = 60
+ONE_RUN = 150
+#: The file system of the upper layer, and those of the lower ones in turn.
+LAYOUTS = {
+    "lowers on two others": ("tmpfs", "xfs", "btrfs"),
+    "an upper on xfs": ("xfs", "tmpfs", "btrfs"),
+    "an upper on btrfs": ("btrfs", "xfs"),
+}
 #: Shrinking a failure to the fewest operations takes minutes: for whoever looks for its cause.
 SHRINK = os.environ.get("UNIONFS_STATEFUL_SHRINK") == "1"
 
@@ -46,14 +52,43 @@ def scratch(tmp_path: Path) -> Iterator[Path]:
     run("umount", tmp_path)
 
 
+@pytest.fixture(scope="module")
+def filesystems(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Path]]:
+    """A file system of each kind, by its name."""
+    base = tmp_path_factory.mktemp("filesystems")
+    found = {kind: base / kind for kind in ("tmpfs", "xfs", "btrfs")}
+    mounted: list[Path] = []
+    try:
+        for kind, place in found.items():
+            place.mkdir()
+            image = place.with_suffix(".img")
+            if kind != "tmpfs":
+                image.touch()
+                os.truncate(image, 512 << 20)
+                run(f"mkfs.{kind}", "-q", image)
+            run("mount", "-t", kind, *(("layers",) if kind == "tmpfs" else ("-o", "loop", image)), place)
+            mounted.append(place)
+            place.chmod(0o755)
+        yield found
+    finally:
+        for place in mounted:
+            run("umount", place)
+
+
 def compare(
-    scratch: Path, ours: Mount, operations: int, *, number: int = 0, limit: Callable[[Operation], Operation] = unlimited
+    scratch: Path,
+    ours: Mount,
+    operations: int,
+    *,
+    number: int = 0,
+    limit: Callable[[Operation], Operation] = unlimited,
+    elsewhere: Sequence[Path] = (),
 ) -> None:
     """Do about ``operations`` operations, the same for the same ``number``: a part as hypothesis likes, most by chance.
 
     Hypothesis repeats and varies what it did, which is right for few steps but finds less in as many.
     """
-    kind = machine(scratch, ours, limit)
+    kind = machine(scratch, ours, limit, elsewhere)
     chosen = settings(
         max_examples=max(operations // 4 // ONE_RUN, 1),
         stateful_step_count=ONE_RUN,
@@ -101,7 +136,16 @@ def test_a_difference_is_found(scratch: Path) -> None:
 @requires("fuse")
 def test_ours_agrees_with_overlayfs(scratch: Path) -> None:
     """The short form."""
-    compare(scratch, OURS["direct"], 3000)
+    compare(scratch, OURS["direct"], 11_000)
+
+
+@requires("fuse", "loop", "mkfs.xfs", "mkfs.btrfs")
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_ours_agrees_with_overlayfs_over_several_file_systems(filesystems: dict[str, Path], layout: str) -> None:
+    """Whose inode numbers, handles and errors are not those of the upper's."""
+    upper, *lowers = (filesystems[kind] for kind in LAYOUTS[layout])
+    number = 1 + list(LAYOUTS).index(layout)
+    compare(upper, OURS["direct"], 3000, number=100 * number, elsewhere=lowers)
 
 
 @requires("fuse", "libfuse2")
