@@ -10,6 +10,7 @@ import shutil
 import signal
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -93,6 +94,17 @@ class Sessions:
         session.expect("setup")
         return session
 
+    def wait_until_stopped(self, program: str) -> None:
+        """Wait until each process of that name is stopped that was started here."""
+        deadline = time.monotonic() + PATIENCE_S
+        while (states := self._states(program)) != {"T"}:
+            assert time.monotonic() < deadline, f"{program}: {states}"
+            time.sleep(0.01)
+
+    def _states(self, program: str) -> set[str]:
+        stats = [Path(f"/proc/{number}/stat").read_text() for number in self.sandbox.processes()]
+        return {rest[:1] for name, _, rest in (stat.partition(") ") for stat in stats) if name.endswith(f"({program}")}
+
     def _start(self, command: list[str]) -> Session:
         self.open.append(Session(self.sandbox, command))
         return self.open[-1]
@@ -138,6 +150,7 @@ def test_stop_and_go_on_from_the_callers_shell(sessions: Sessions) -> None:
     session.expect("\nready")
     session.type("\x1a")
     session.expect("Stopped")
+    sessions.wait_until_stopped("sh")  # one that waits for a line takes what comes before it is, whoever is in front
     session.type("echo out''side\n")
     session.expect("outside")
     session.type("fg\n")
