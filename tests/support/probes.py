@@ -180,6 +180,15 @@ def _cpu_latency() -> str | None:
     return None
 
 
+@probe("system-call-counter")
+def _system_call_counter() -> str | None:
+    try:
+        Path("/sys/kernel/tracing/events/raw_syscalls/sys_enter/id").read_bytes()
+    except OSError as error:
+        return f"this kernel shows no tracepoint of system calls: {error.strerror}"
+    return None
+
+
 @probe("trusted-xattrs")
 def _trusted_xattrs() -> str | None:
     return _xattr("trusted.unionfs-probe")

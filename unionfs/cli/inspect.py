@@ -1,10 +1,7 @@
-"""Looking at a stack, mounted or not: what its writable layer changes, whence a name comes, what the
-server was asked.
-"""
+"""Looking at a stack, mounted or not: what its writable layer changes, whence a name comes."""
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 
@@ -74,15 +71,6 @@ def run_explain(words: list[str]) -> int:
         mountpoint, path = _split(request.places[0])
         config = _mounted(mountpoint)
     _print(str(explain_of(config, path)))
-    return 0
-
-
-def run_stats(words: list[str]) -> int:
-    """Print what the server of a mount was asked so far, as JSON."""
-    request = Request(words)
-    if len(request.places) != 1:
-        raise errors.UsageError(problem="stats takes one mountpoint")
-    _print(json.dumps(attributes.read(request.places[0], "stats"), indent=2))
     return 0
 
 

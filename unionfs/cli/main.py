@@ -19,7 +19,7 @@ _COMMANDS = {
     "run": "run",
     "diff": "inspect",
     "explain": "inspect",
-    "stats": "inspect",
+    "stats": "stats",
     "check": "layers",
     "convert": "layers",
 }

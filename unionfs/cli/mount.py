@@ -25,7 +25,7 @@ usage: unionmount -o lowerdir=A:B[,upperdir=U,workdir=W][,OPTION...] [SOURCE] MO
        unionmount run --lower DIR [...] [--upper DIR] [--] [COMMAND ...]
        unionmount diff MOUNTPOINT | --upper U --lower A [...]
        unionmount explain PATH
-       unionmount stats MOUNTPOINT
+       unionmount stats MOUNTPOINT [-- COMMAND ...]
        unionmount convert DIR --to overlay|userxattr|oci [--lower A ...]
        unionmount check [--repair] DIR [LOWER ...]
 
