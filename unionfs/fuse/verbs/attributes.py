@@ -26,6 +26,8 @@ _MOST_LOOKERS = 4096
 _LARGE_LISTING = 512
 _KEEP = (0, files.UTIME_OMIT)
 _NOW = (0, files.UTIME_NOW)
+#: What a kernel that keeps times (mode write-back) tells of them: fuse_flush_times in fs/fuse/inode.c.
+_KEPT_TIMES = abi.FATTR_MTIME | abi.FATTR_CTIME
 
 
 class AttributeVerbs(Verbs):
@@ -94,10 +96,20 @@ class AttributeVerbs(Verbs):
         elif valid & abi.FATTR_KILL_SUIDGID:
             self._clear_set_ids(node, request)
         if valid & (abi.FATTR_ATIME | abi.FATTR_MTIME):
-            accessed = _time(valid, abi.FATTR_ATIME, abi.FATTR_ATIME_NOW, (atime, atime_ns))
-            modified = _time(valid, abi.FATTR_MTIME, abi.FATTR_MTIME_NOW, (mtime, mtime_ns))
-            edit.utimens(node, accessed, modified)
+            self._set_times(node, valid, (atime, atime_ns), (mtime, mtime_ns))
         return self._attr(request.unique, node, self._state(node))
+
+    def _set_times(self, node: AnyNode, valid: int, atime: tuple[int, int], mtime: tuple[int, int]) -> None:
+        """Set the times that are meant.
+
+        A kernel that keeps times tells of a new ctime, as after unlink(2), with the mtime that the file already has:
+        then there is nothing to be set, and no lower file to be copied.
+        """
+        if valid & ~abi.FATTR_FH == _KEPT_TIMES and self._state(node).st_mtime_ns == mtime[0] * 10**9 + mtime[1]:
+            return
+        accessed = _time(valid, abi.FATTR_ATIME, abi.FATTR_ATIME_NOW, atime)
+        modified = _time(valid, abi.FATTR_MTIME, abi.FATTR_MTIME_NOW, mtime)
+        self._edit().utimens(node, accessed, modified)
 
     def _attr(self, unique: int, node: AnyNode, state: os.stat_result) -> bytes:
         return replies.data(unique, replies.attr(self._validity_s(node, state), self._attributes(node, state)))
