@@ -16,7 +16,7 @@ from pathlib import Path
 
 from benchmarks import plot, proc, report, system
 from benchmarks.assets import Assets
-from benchmarks.peers import Peer, choose
+from benchmarks.peers import BuiltFuseOverlayfs, Peer, choose
 from benchmarks.progress import Progress
 from benchmarks.registry import Workload, select
 from benchmarks.runner import Runner
@@ -38,6 +38,14 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--quick", dest="size", action="store_const", const="quick", help="--size quick: under five minutes")
     add("--only", action="append", default=[], metavar="W", help="workloads, rows, groups or patterns, with commas")
     add("--peers", default="", metavar="A,B", help="names of peers, or their beginnings")
+    add(
+        "--fuse-overlayfs",
+        action="append",
+        default=[],
+        type=BuiltFuseOverlayfs,
+        metavar="PATH",
+        help="take this build of fuse-overlayfs as one more peer",
+    )
     add("--rounds", type=int, metavar="N", help="rounds instead of the size's own number")
     add("--counts", action="store_true", help="one more round that counts FUSE requests instead of time")
     add("--list", action="store_true", help="show workloads and peers, and run nothing")
@@ -51,7 +59,7 @@ def main(argv: Sequence[str] = sys.argv[1:]) -> int:
     try:
         options.only = [name for names in options.only for name in names.split(",")]
         chosen = select(options.only, [entry for entry in WORKLOADS.values() if entry.fits(SCALES[options.size])])
-        peers = choose([name for name in options.peers.split(",") if name])
+        peers = [*choose([name for name in options.peers.split(",") if name]), *options.fuse_overlayfs]
     except LookupError as error:
         print(error.args[0], file=sys.stderr)
         return 2

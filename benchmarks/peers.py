@@ -84,7 +84,7 @@ class Peer(ABC):
     def version(self) -> str:
         """What the program says of itself: the line with its name, for libfuse adds lines of its own."""
         said = _said([self.program, "--version"]).splitlines()
-        return next((line for line in said if self.program in line), said[0] if said else "of unknown version")
+        return next((line for line in said if self.package in line), said[0] if said else "of unknown version")
 
     @abstractmethod
     def mount(self, place: Place) -> Mounted:
@@ -211,6 +211,16 @@ class FuseOverlayfs(FusePeer):
 
     def start(self, place: Place) -> list[str]:
         return [self.program, "-o", _overlay_options([str(layer) for layer in place.layers], place), str(place.root)]
+
+
+class BuiltFuseOverlayfs(FuseOverlayfs):
+    """Another fuse-overlayfs, by the path of its program; ValueError where there is none."""
+
+    def __init__(self, path: str) -> None:
+        if not shutil.which(path):
+            raise ValueError(f"{path} is no program")
+        self.program = os.path.abspath(path)
+        self.name = f"{self.package}-{self.version().split()[-1]}"
 
 
 class UnionfsFuse(FusePeer):

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from benchmarks import history, proc, report, stats, trees
 from benchmarks.assets import Assets
-from benchmarks.peers import PEERS, Mounted, Peer, Place, choose
+from benchmarks.peers import PEERS, BuiltFuseOverlayfs, Mounted, Peer, Place, choose
 from benchmarks.registry import BARS, Row, Workload, add, select
 from benchmarks.runner import Key, Outcome, Runner
 from benchmarks.scale import SCALES, TINY
@@ -214,6 +214,18 @@ def test_peers_are_chosen_by_name_or_beginning() -> None:
     assert [peer.name for peer in choose(["unionmount"])] == ["unionmount"]
     with pytest.raises(LookupError, match="nonsense"):
         choose(["nonsense"])
+
+
+def test_another_build_is_a_peer_called_by_its_version(tmp_path: Path) -> None:
+    program = tmp_path / "fuse-overlayfs"
+    program.write_text("#!/bin/sh\necho fusermount3 version: 1\necho fuse-overlayfs: version 9.9\n")
+    with pytest.raises(ValueError, match="is no program"):
+        BuiltFuseOverlayfs(str(program))
+    program.chmod(0o755)
+    peer = BuiltFuseOverlayfs(str(program))
+    assert (peer.name, peer.missing()) == ("fuse-overlayfs-9.9", None)
+    place = Place((tmp_path,), tmp_path, tmp_path, tmp_path, tmp_path)
+    assert peer.foreground(place)[:2] == [str(program), "-f"]
 
 
 def test_a_missing_peer_says_what_to_install() -> None:
