@@ -7,7 +7,6 @@ and one that makes it ask less should lower the row. RELEASE and FORGET are not 
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import time
@@ -19,6 +18,7 @@ import pytest
 
 from tests.support.mounts import overlayfs_mount, prepare, union_mount
 from tests.support.probes import requires
+from unionfs.syscalls import files
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -28,15 +28,12 @@ if TYPE_CHECKING:
 
 pytestmark = [requires("fuse", "root"), pytest.mark.timeout(60)]
 
-_getxattr = ctypes.CDLL(None, use_errno=True).getxattr  # os.getxattr asks a second time with a larger buffer
 _UNAWAITED = {"RELEASE", "FORGET", "BATCH_FORGET", "INTERRUPT"}
 
 
 def _requests(mount: Path) -> dict[str, int]:
     """Return the requests so far; the one for this very answer is the only one that it costs."""
-    buffer = ctypes.create_string_buffer(4096)
-    size = _getxattr(os.fsencode(mount), b"user.unionfs.stats", buffer, len(buffer))
-    told = json.loads(buffer.raw[:size])
+    told = json.loads(files.getxattr(os.fsencode(mount), b"user.unionfs.stats"))
     assert told["errors"] == 0
     counts: dict[str, int] = told["requests"]
     return {name: count for name, count in counts.items() if name not in _UNAWAITED}

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 
 from unionfs import errors
+from unionfs.syscalls import files
 
 
 def read(mountpoint: bytes, name: str) -> dict[str, object]:
-    """Return the attribute ``name`` of the mount at ``mountpoint``. Raises errors.NotMounted."""
+    """Return the attribute ``name`` of the mount at ``mountpoint``, for one request. Raises errors.NotMounted."""
     try:
-        value = os.getxattr(mountpoint, f"user.unionfs.{name}")
+        value = files.getxattr(mountpoint, b"user.unionfs." + name.encode())
     except OSError:
         raise errors.NotMounted(mountpoint=mountpoint) from None
     found = json.loads(value)

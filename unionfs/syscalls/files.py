@@ -67,6 +67,7 @@ _HANDLE_LIMIT = 128
 _DIRENT_BUFFER_BYTES = 128 * 1024
 _dirent_buffer = ctypes.create_string_buffer(_DIRENT_BUFFER_BYTES)
 _dirent_view = memoryview(_dirent_buffer).cast("B")
+_XATTR_SIZE_MAX = 65536
 
 _syscall = libc.syscall
 _syscall.restype = ctypes.c_long
@@ -109,6 +110,13 @@ def _chmod_through_descriptor(directory: int, name: bytes, mode: int) -> None:
         os.chmod(proc_path(descriptor), mode)
     finally:
         os.close(descriptor)
+
+
+def getxattr(path: bytes, name: bytes) -> bytes:
+    """Return an extended attribute of any size by one call (os.getxattr makes two); see getxattr(2). Raises OSError."""
+    value = ctypes.create_string_buffer(_XATTR_SIZE_MAX)
+    size = check(libc.getxattr(path, name, value, len(value)), path)
+    return value.raw[:size]
 
 
 def proc_path(descriptor: int) -> bytes:
