@@ -104,6 +104,19 @@ def test_a_question_costs_the_same_whatever_the_answer_is(tmp_path: Path) -> Non
     assert "GETXATTR" not in told["requests"]
 
 
+@requires("libfuse2", "system-call-counter")
+def test_with_fusepy_requests_are_what_libfuse_asks(tmp_path: Path) -> None:
+    """It looks at the file before and after."""
+    point = tmp_path / "m"
+    with mounted(point, "--transport", "fusepy", "-o", stack(tmp_path), point):
+        (point / "new").touch()
+        assert _told(unionmount("stats", point).stdout)["requests"]["create"] == 1
+        told = _told(unionmount("stats", point, "--", *_chmod(point)).stdout)
+    assert told["requests"]["chmod"] == _CHMODS
+    assert told["requests"].keys() == {"chmod", "getattr"}
+    assert told["system_calls"] > _CALLS_OF_CHMOD * _CHMODS
+
+
 @requires("system-call-counter")
 def test_system_calls_of_all_threads_but_not_those_that_wait() -> None:
     with subprocess.Popen([sys.executable, "-c", _CALLING], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:

@@ -78,15 +78,15 @@ def serve(
     debug: bool,
     ready: Callable[[], None],
     open_stack: Callable[[Config], Stack] = stacks.open_stack,
-    describe: Callable[[Stack, bytes], bytes | None] = lambda _stack, _name: None,
+    describe: Callable[[Stack, dict[str, object], bytes], bytes | None] = lambda _stack, _statistics, _name: None,
     report: Callable[[str], None] = lambda text: print(text, file=sys.stderr),  # noqa: T201 - the log of a foreground server
 ) -> None:
     """Mount ``config`` on the directory ``mountpoint`` and serve it in this process until it is unmounted.
 
     SIGTERM, SIGINT and SIGHUP unmount it. ``ready`` is called once the mount answers; ``debug`` lets libfuse print each
-    request on standard error; ``describe`` answers for the virtual attributes ``user.unionfs.NAME`` of the root, and
-    ``report`` is told of each request that ended in a bug. Raises errors.FusepyMissing, errors.LibfuseMissing,
-    errors.LayerError, or errors.MountError with what libfuse said.
+    request on standard error; ``describe`` answers for the virtual attributes ``user.unionfs.NAME`` of the root, and is
+    given what was asked so far; ``report`` is told of each request that ended in a bug. Raises errors.FusepyMissing,
+    errors.LibfuseMissing, errors.LayerError, or errors.MountError with what libfuse said.
     """
     library = fusepy_library.load()
     words = _words(library, mountpoint, options, read_only=config.upper is None)
@@ -94,7 +94,9 @@ def serve(
     stack = open_stack(config)
     try:
         start = _Start(ready, silent=not debug)
-        operations = Operations(stack, library.caller, lambda name: describe(stack, name), start.answering)
+        operations = Operations(
+            stack, library.caller, lambda name: describe(stack, callbacks.statistics(stack), name), start.answering
+        )
         callbacks = _Callbacks(operations, report)
         library.prepare(callbacks)
         os.chdir("/")  # so that no directory is kept busy
@@ -170,27 +172,34 @@ class _Callbacks:
     """What fusepy is given: the public methods of ``operations``, which here raise OSError with an errno alone."""
 
     def __init__(self, operations: Operations, report: Callable[[str], None]) -> None:
+        self._counts: dict[str, int] = {}
+        self._errors = 0
+        self._between = operations.between
+        self._report = report
         for name in dir(operations):
             if not name.startswith("_") and name != "between":
-                setattr(self, name, _guarded(getattr(operations, name), operations.between, report))
+                setattr(self, name, self._guarded(name, getattr(operations, name)))
 
+    def statistics(self, stack: Stack) -> dict[str, object]:
+        """Return what libfuse has asked so far: as ``Server.statistics``, by libfuse's names of operations."""
+        return {"requests": self._counts, "nodes": len(stack.view.nodes.by_id), "errors": self._errors}
 
-def _guarded(
-    operation: Callable[..., Any], between: Callable[[], None], report: Callable[[str], None]
-) -> Callable[..., Any]:
-    def call(*arguments: object) -> Any:
-        try:
-            between()
-            return operation(*arguments)
-        except OSError as error:
-            raise OSError(error.errno or errno.EIO, error.strerror) from None
-        except Exception:  # a bug: what asked for it gets EIO, and the mount lives on
-            import traceback
+    def _guarded(self, name: str, operation: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: object) -> Any:
+            self._counts[name] = self._counts.get(name, 0) + 1
+            try:
+                self._between()
+                return operation(*arguments)
+            except OSError as error:
+                raise OSError(error.errno or errno.EIO, error.strerror) from None
+            except Exception:  # a bug: what asked for it gets EIO, and the mount lives on
+                import traceback
 
-            report(f"{operation.__name__}{arguments!r}: {traceback.format_exc()}")
-            raise OSError(errno.EIO, os.strerror(errno.EIO)) from None
+                self._errors += 1
+                self._report(f"{name}{arguments!r}: {traceback.format_exc()}")
+                raise OSError(errno.EIO, os.strerror(errno.EIO)) from None
 
-    return call
+        return call
 
 
 class _Start:

@@ -170,7 +170,7 @@ def _serve_fusepy(service: Service, ready: Callable[[], None], report: Callable[
         debug=service.debug,
         ready=ready,
         open_stack=_open_isolated,
-        describe=lambda stack, name: _describe(name, service, stack, None),
+        describe=lambda stack, statistics, name: _describe(name, service, stack, None, statistics),
         report=report,
     )
 
@@ -227,7 +227,7 @@ def _serve_device(
     table_entry = mounting.topmost(service.mountpoint)
     dispatcher = _dispatcher(stack, modes.wanted(service.mode), PassthroughBacking(device))
     server = Server(device, dispatcher, report)
-    dispatcher.describe = lambda name: _describe(name, service, stack, server)
+    dispatcher.describe = lambda name: _describe(name, service, stack, dispatcher.mode.name, server.statistics())
     dispatcher.notify = server.send
     if stack.edit is not None:
         stack.edit.copyup.deferring = True
@@ -253,8 +253,10 @@ def _dispatcher(stack: Stack, wanted: Sequence[Mode], backing: PassthroughBackin
     return MappedDispatcher(stack, wanted, backing)
 
 
-def _describe(name: bytes, service: Service, stack: Stack, server: Server | None) -> bytes | None:
-    """Return the virtual attribute ``user.unionfs.NAME`` of the root directory, in JSON; libfuse has no figures."""
+def _describe(
+    name: bytes, service: Service, stack: Stack, mode: str | None, statistics: dict[str, object]
+) -> bytes | None:
+    """Return the virtual attribute ``user.unionfs.NAME`` of the root directory, in JSON."""
     if name == b"config":
         config = service.config
         shown = {
@@ -262,12 +264,12 @@ def _describe(name: bytes, service: Service, stack: Stack, server: Server | None
             "upper": None if config.upper is None else os.fsdecode(config.upper),
             "workdir": None if config.workdir is None else os.fsdecode(config.workdir),
             "dialect": None if stack.upper is None else stack.upper.dialect.name,
-            "mode": None if server is None else server.dispatcher.mode.name,
+            "mode": mode,
             "pid": os.getpid(),
         }
         return dumps(shown).encode()
-    if name == b"stats" and server is not None:
-        return dumps(server.statistics()).encode()
+    if name == b"stats":
+        return dumps(statistics).encode()
     return None
 
 
