@@ -365,13 +365,11 @@ def test_system_calls_per_operation(tmp_path: Path, words: str) -> None:
 
 
 def test_the_documentation_says_the_same() -> None:
-    """In docs/performance.md: system calls and requests."""
-    table = "".join(f"| {step} | {' | '.join(map(_sum, columns))} |\n" for step, *columns in _rows())
-    assert table in (ROOT / "docs/performance.md").read_text()
-
-
-def _rows() -> Iterator[tuple[str, ...]]:
-    return ((step, *(budget[step] for budget in BUDGETS.values())) for step in STEPS)
+    """In docs/performance.md: system calls and requests of each step, in the order of BUDGETS."""
+    table = [f"| {step} | {' | '.join(_sum(budget[step]) for budget in BUDGETS.values())} |" for step in STEPS]
+    steps = tuple(f"| {step} |" for step in STEPS)
+    written = (ROOT / "docs/performance.md").read_text().splitlines()
+    assert [line for line in written if line.startswith(steps)] == table
 
 
 def _sum(cost: str) -> str:
