@@ -14,7 +14,7 @@ import time
 from fcntl import ioctl
 
 from unionfs.fuse.verbs.base import MAX_WRITE_BYTES, Later
-from unionfs.fuse.wakefulness import Wakefulness
+from unionfs.fuse.wakefulness import Crowd, Wakefulness
 from unionfs.fuse.wire import abi, replies, requests
 from unionfs.lean import SimpleQueue, deque, format_exc, start_new_thread
 from unionfs.syscalls import process
@@ -103,6 +103,7 @@ class Server:
         self._poll.register(self._wake, select.POLLIN)
         self._buffer = bytearray(_BUFFER_BYTES)
         self._wakefulness = Wakefulness()
+        self._crowd = Crowd()
         self._spin_ns = _SPIN_NS if len(os.sched_getaffinity(0)) > 1 else 0
         os.set_blocking(device, False)
 
@@ -154,11 +155,12 @@ class Server:
     def _wait(self) -> None:
         """Spin for a short while after the last request, which saves a wake-up; then sleep until there is work.
 
-        While workers are busy this thread leaves them the interpreter. While requests follow one another, idle
-        processors are kept awake as well.
+        While workers are busy this thread leaves them the interpreter, and where there is a crowd its processor. While
+        requests follow one another, idle processors are kept awake as well.
         """
         poll, now = self._poll.poll, time.perf_counter_ns
-        deadline = now() + (0 if self._busy else self._spin_ns)
+        begun = now()
+        deadline = begun + (0 if self._busy or self._crowd.is_there(begun) else self._spin_ns)
         ready = poll(0)
         while not ready and now() < deadline:
             ready = poll(0)

@@ -1,9 +1,12 @@
-"""Keeping idle processors from falling asleep while requests come, for the time that one takes is mostly their waking.
+"""How the loop waits: spinning, and keeping idle processors from falling asleep, while nobody else wants them.
 
-A client that waits for an answer leaves its processor idle, and to bring an idle one back takes some microseconds on
-bare metal and more than ten in a virtual machine: more than the answer takes. The kernel's quality-of-service interface
-says how much of that somebody can bear (Documentation/power/pm_qos_interface.rst); it is open to root alone. This
-module knows no request; the loop that serves them says when to be awake.
+The time that a request takes is mostly the waking of those who wait. A client that waits for an answer leaves its
+processor idle, and to bring an idle one back takes some microseconds on bare metal and more than ten in a virtual
+machine: more than the answer takes. The kernel's quality-of-service interface says how much of that somebody can bear
+(Documentation/power/pm_qos_interface.rst); it is open to root alone. On a machine with more to do than processors to do
+it on nobody is idle, and who spins takes a processor from somebody, perhaps from the client.
+
+This module knows no request; the loop that serves them says when to be awake.
 """
 
 from __future__ import annotations
@@ -13,6 +16,9 @@ import os
 _DEVICE = "/dev/cpu_dma_latency"
 _NONE_US = 0
 _ANY_US = 2_000_000_000  # PM_QOS_CPU_LATENCY_DEFAULT_VALUE: no demand
+_LOADAVG = "/proc/loadavg"
+_LOADAVG_BYTES = 128
+_GLANCE_NS = 1_000_000  # looking takes some microseconds
 
 
 class Wakefulness:
@@ -30,13 +36,33 @@ class Wakefulness:
             return
         self._awake = awake
         if self._demand is None:
-            self._demand = _open()
+            self._demand = _open(_DEVICE, os.O_WRONLY)
         if self._demand >= 0:
             os.write(self._demand, (_NONE_US if awake else _ANY_US).to_bytes(4, "little"))
 
 
-def _open() -> int:
+class Crowd:
+    """How many threads want to run, looked up once a millisecond at most: proc_loadavg(5)."""
+
+    __slots__ = ("_file", "_is_there", "_next_ns", "_processors")
+
+    def __init__(self) -> None:
+        self._file = _open(_LOADAVG, os.O_RDONLY)
+        self._processors = os.cpu_count() or 1
+        self._next_ns = 0
+        self._is_there = False
+
+    def is_there(self, now_ns: int) -> bool:
+        """Tell whether more of them than processors do, as of about ``now_ns``; not if that cannot be known."""
+        if now_ns >= self._next_ns and self._file >= 0:
+            self._next_ns = now_ns + _GLANCE_NS
+            running = os.pread(self._file, _LOADAVG_BYTES, 0).split(b" ")[3].partition(b"/")[0]
+            self._is_there = int(running) > self._processors
+        return self._is_there
+
+
+def _open(path: str, flags: int) -> int:
     try:
-        return os.open(_DEVICE, os.O_WRONLY | os.O_CLOEXEC)
+        return os.open(path, flags | os.O_CLOEXEC)
     except OSError:
         return -1
