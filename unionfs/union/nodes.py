@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 ROOT_ID = 1
 _FIRST_APART = 1 << 63
+LACKS_NOTHING, LACKS_CAPABILITY, LACKS_ATTRIBUTES = range(3)  # what is known of the extended attributes of a file
 InodeKey = tuple[int, int]
 """st_dev and st_ino of the real file behind a node."""
 
@@ -31,7 +32,8 @@ class Node:
     ``home`` and ``home_name`` say where in a layer it stands when that is not ``parent.upper``/``name``: in a lower
     layer, or in the index of hard links. ``descriptor`` is kept once the last name is gone (-1 otherwise).
     ``in_upper`` says that the writable layer has it whole; ``data`` where its data is when its attributes stand apart.
-    ``incapable`` says that it is known to have no file capability, which the kernel asks before it lets anybody write.
+    ``lacks`` says what it is known not to have: a file capability, which the kernel asks for before it lets anybody
+    write, or any extended attribute that shows.
     """
 
     __slots__ = (
@@ -41,8 +43,8 @@ class Node:
         "home_name",
         "id",
         "in_upper",
-        "incapable",
         "ino",
+        "lacks",
         "links",
         "lookups",
         "name",
@@ -62,7 +64,7 @@ class Node:
         self.home: Dir | None = None
         self.home_name = name
         self.in_upper = True
-        self.incapable = False
+        self.lacks = LACKS_NOTHING
         self.descriptor = -1
         self.offered = False  # whether the transport has handed its data out, or tried to
         self.opened: object | None = None  # what the transport knows of its open handles

@@ -143,6 +143,21 @@ def file_capabilities_are_kept_until_the_file_changes(at: Place) -> None:
         refused(errno.ENODATA, os.getxattr, at.path / "moved", "security.capability")
 
 
+@case("posix", {"f": file(b"program", 0o755)})
+def attributes_appear_where_there_were_none(at: Place) -> None:
+    for _ in range(2):
+        refused(errno.ENODATA, os.getxattr, at.path / "f", "security.capability")
+        assert os.listxattr(at.path / "f") == []
+        os.setxattr(at.path / "f", "user.a", b"1")
+        assert os.listxattr(at.path / "f") == ["user.a"]
+        refused(errno.ENODATA, os.getxattr, at.path / "f", "security.capability")
+        os.setxattr(at.path / "f", "security.capability", NET_RAW)
+        assert os.getxattr(at.path / "f", "security.capability") == NET_RAW
+        assert sorted(os.listxattr(at.path / "f")) == ["security.capability", "user.a"]
+        for name in ("user.a", "security.capability"):
+            os.removexattr(at.path / "f", name)
+
+
 @case("posix", {"d": folder(), "d/a": file(), "d/sub": folder(), "d/sub/x": file(), "f": file()})
 def the_formats_own_xattrs_are_not_shown(at: Place) -> None:
     write_at(at.path / "f", b"x")

@@ -10,7 +10,7 @@ from unionfs.fuse.verbs.base import FOREVER_S, Verbs
 from unionfs.fuse.wire import abi, notify, replies
 from unionfs.syscalls import files
 from unionfs.union.handles import recall
-from unionfs.union.nodes import AnyNode, Node
+from unionfs.union.nodes import LACKS_ATTRIBUTES, LACKS_CAPABILITY, LACKS_NOTHING, AnyNode, Node
 from unionfs.union.pieces import devices_of_programs
 
 TYPE_CHECKING = False
@@ -132,31 +132,36 @@ class AttributeVerbs(Verbs):
         return _sized(request.unique, value, request.args[0])
 
     def _get_capability(self, request: Request) -> Reply:
-        """Answer what the kernel asks before each first write and change of owner (cap_inode_need_killpriv): mostly
-        from memory.
+        """Answer what the kernel asks before each first write and change of owner (cap_inode_need_killpriv), and who
+        compares trees of each file: mostly from memory.
         """
         node = self._node(request.nodeid)
-        if isinstance(node, Node) and node.incapable:
+        if isinstance(node, Node) and (node.lacks or CAPABILITY not in self._names_of_attributes(node)):
             return replies.error(request.unique, errno.ENODATA)
-        try:
-            return _sized(request.unique, self.view.getxattr(node, CAPABILITY), request.args[0])
-        except OSError as error:
-            if isinstance(node, Node) and error.errno == errno.ENODATA:
-                node.incapable = True
-            raise
+        return _sized(request.unique, self.view.getxattr(node, CAPABILITY), request.args[0])
 
     def _listxattr(self, request: Request) -> Reply:
-        names = self.view.listxattr(self._node(request.nodeid))
+        names = self._names_of_attributes(self._node(request.nodeid))
         if request.uid:  # xattr(7): only who has CAP_SYS_ADMIN sees them
             names = [name for name in names if not name.startswith(b"trusted.")]
         return _sized(request.unique, b"".join(name + b"\0" for name in names), request.args[0])
+
+    def _names_of_attributes(self, node: AnyNode) -> list[bytes]:
+        if not isinstance(node, Node):
+            return self.view.listxattr(node)
+        if node.lacks == LACKS_ATTRIBUTES:
+            return []
+        names = self.view.listxattr(node)
+        if CAPABILITY not in names:
+            node.lacks = LACKS_CAPABILITY if names else LACKS_ATTRIBUTES
+        return names
 
     def _setxattr(self, request: Request) -> Reply:
         node, name = self._node(request.nodeid), request.names[0]
         assert request.data is not None
         edit = self._edit()
-        if name == CAPABILITY and isinstance(node, Node):
-            node.incapable = False
+        if isinstance(node, Node):
+            node.lacks = LACKS_NOTHING
         edit.setxattr(node, name, bytes(request.data), request.args[1])
         if len(request.args) > 2 and request.args[2] & abi.SETXATTR_ACL_KILL_SGID:
             edit.chmod(node, self.view.shown(node, self._state(node)).st_mode & ~stat.S_ISGID)

@@ -10,6 +10,7 @@ from unionfs.fuse.verbs.base import Later, Verbs
 from unionfs.fuse.wire import abi, notify, replies
 from unionfs.syscalls import files
 from unionfs.union.mutate import Caller
+from unionfs.union.nodes import LACKS_CAPABILITY
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ class FileVerbs(Verbs):
         return self._created(request, *made)
 
     def _created(self, request: Request, node: Node, state: os.stat_result, descriptor: int) -> Reply:
-        node.incapable = True
+        node.lacks = LACKS_CAPABILITY
         how = self.files.adopt(node, descriptor, state, request.args[0])
         return replies.data(request.unique, replies.created(self._entry(node, state), replies.opened(0, *how)))
 
