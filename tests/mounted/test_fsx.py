@@ -313,7 +313,7 @@ class Files:
 #: Where the file comes from: read before its copy-up it stays cached, a set-id file is always so, others pass through.
 WAYS = [
     *(("auto", way) for way in ("lower", "copied", "made here", "set-id")),
-    *((mode, way) for mode in ("write-through", "write-back") for way in ("lower", "made here")),
+    *((mode, way) for mode in ("opened", "write-through", "write-back") for way in ("lower", "made here")),
 ]
 
 

@@ -118,6 +118,30 @@ def test_what_a_mapping_wrote_is_no_hole(mount: Path) -> None:
         assert os.pread(descriptor, 4, 500_000) == b"data"
 
 
+@pytest.mark.parametrize("mode", ["opened", "auto"])
+def test_emptying_a_file_ends_what_mappings_wrote(tmp_path: Path, mode: str) -> None:
+    """The kernel may write back pages after open(2) has emptied the file: these do not belong to it; found by fsx.
+
+    More of them than it sends at once, and a reader from before the copy-up, for whose sake the file stays cached.
+    """
+    lowers, upper, work = prepare(tmp_path)
+    pages = 2000
+    (lowers[0] / "file").write_bytes(b"a" * pages * mmap.PAGESIZE)
+    with (
+        union_mount(tmp_path, lowers, upper, work, words=("--mode", mode)) as mount,
+        opened(mount / "file", os.O_RDONLY) as reader,
+        opened(mount / "file", os.O_RDWR) as descriptor,
+        mapped(descriptor, pages * mmap.PAGESIZE) as mapping,
+    ):
+        for page in range(0, pages, 2):
+            mapping[page * mmap.PAGESIZE] = 0
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)  # begins to write back, mm/fadvise.c
+        os.close(os.open(mount / "file", os.O_WRONLY | os.O_TRUNC))
+        assert os.fstat(reader).st_size == 0
+        os.ftruncate(descriptor, 10)
+        assert os.pread(reader, 20, 0) == bytes(10)
+
+
 @pytest.mark.parametrize("act", [os.rename, os.link], ids=["rename", "link"])
 def test_reading_a_directory_ends_though_each_name_makes_another(mount: Path, act: Callable[[str, str], None]) -> None:
     """What comes during the reading must not for ever come after it; xfstests' generic/736."""

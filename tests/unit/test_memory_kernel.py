@@ -187,6 +187,20 @@ def test_a_reader_sees_what_is_written_after_a_copy_up(mount: Mount, *, deferrin
         kernel.close(handle)
 
 
+def test_what_a_mapping_wrote_makes_no_file_longer(mount: Mount) -> None:
+    """Pages from before open(2) emptied the file may be written back after it; of one at the end, a part is within."""
+    kernel = mount.kernel
+    handle = kernel.open("new", os.O_CREAT | os.O_RDWR)
+    kernel.write(handle, b"before")
+    kernel.close(kernel.open("new", os.O_WRONLY | os.O_TRUNC))
+    kernel.write(handle, b"after")
+    for offset, data in ((0, b"later on"), (8, b"beyond")):
+        args = (handle.fh, offset, len(data), abi.WRITE_CACHE, 0, handle.flags)
+        assert kernel.send(abi.WRITE, handle.nodeid, args, data=data) == replies.written(len(data))
+    assert kernel.read(handle) == b"later"
+    kernel.close(handle)
+
+
 @pytest.mark.parametrize("origin", ["lower", "upper"])
 def test_an_open_file_outlives_its_name(mount: Mount, origin: str) -> None:
     """Until it is closed and forgotten, after which no descriptor is left."""
