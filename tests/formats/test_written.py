@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import subprocess
@@ -17,6 +18,7 @@ from tests.support.mounts import LIMIT_S, ROOT, end, is_mounted, prepare, run, u
 from tests.support.probes import requires
 from tests.support.trees import assert_same_tree, snapshot
 from unionfs import errors
+from unionfs.syscalls import files
 from unionfs.union.stack import Config, open_stack
 
 from . import scripts
@@ -63,6 +65,28 @@ def marks(layer: Path) -> set[str]:
             except OSError:
                 continue
     return found - {"trusted.overlay.origin", "user.overlay.origin", "trusted.overlay.impure", "user.overlay.impure"}
+
+
+@pytest.mark.parametrize(("refusal", "tries"), [(errno.EPERM, 1), (errno.EOPNOTSUPP, 1), (errno.EMLINK, 3)])
+def test_an_upper_that_links_no_devices_is_asked_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refusal: int, tries: int
+) -> None:
+    """A whiteout that has all the names it can have is no reason not to try with the next one; see link(2)."""
+    refused: list[bytes] = []
+
+    def refuse(_directory: int, _old: bytes, _new_directory: int, new: bytes, _flags: int = 0) -> None:
+        refused.append(new)
+        raise OSError(refusal, os.strerror(refusal))
+
+    (lower,), upper, work = prepare(tmp_path)
+    write(lower, dict.fromkeys("abc", ""))
+    with unionfs.Union([lower], upper, work) as union:
+        monkeypatch.setattr(files, "linkat", refuse)
+        for name in "abc":
+            union.unlink(name)
+        assert refused == [b"a", b"b", b"c"][:tries]
+        assert marks(upper) == {"device"}
+        assert not list((work / "work").iterdir())
 
 
 @requires("trusted-xattrs", "user-xattrs")

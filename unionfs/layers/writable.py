@@ -32,7 +32,7 @@ class WritableLayer(Layer):
     called with an open file before it gets its name.
     """
 
-    __slots__ = ("_counter", "_has_whiteout", "dialect", "work", "write_out")
+    __slots__ = ("_counter", "_has_whiteout", "_links_whiteouts", "dialect", "work", "write_out")
 
     def __init__(
         self,
@@ -49,6 +49,7 @@ class WritableLayer(Layer):
         self.write_out = choose_write_out(work) if durable else leave
         self._counter = 0
         self._has_whiteout = False  # whether the workdir has the one that all others are links to
+        self._links_whiteouts = True  # until the file system has refused to give a device two names
         sweep(work)
         self.dialect = self.probe_dialect() if dialect is None else self._demand(dialect)
 
@@ -153,13 +154,16 @@ class WritableLayer(Layer):
         """Hide the lower ``name``, which this layer itself does not have. One step. Raises OSError."""
         if not self.dialect.device_whiteouts:
             self._write_marker(directory, ondisk.aufs_whiteout(name))
-        elif not self._link_whiteout(directory, name):
+            return
+        refusal = self._link_whiteout(directory, name) if self._links_whiteouts else errno.EPERM
+        if refusal:
             os.mknod(name, _WHITEOUT_MODE, 0, dir_fd=directory)
+            self._links_whiteouts = refusal == errno.EMLINK  # the next one can have as many names again
 
-    def _link_whiteout(self, directory: int, name: bytes) -> bool:
+    def _link_whiteout(self, directory: int, name: bytes) -> int:
         """Give one whiteout another name, which costs less than to make one more (ovl_whiteout in fs/overlayfs/dir.c).
 
-        Return False where it can have no more. Raises OSError.
+        Return 0, or the errno with which more names are refused. Raises OSError.
         """
         if not self._has_whiteout:
             os.mknod(_WHITEOUT, _WHITEOUT_MODE, 0, dir_fd=self.work)
@@ -171,8 +175,8 @@ class WritableLayer(Layer):
             if error.errno not in (errno.EMLINK, errno.EPERM, errno.EOPNOTSUPP):
                 raise
             self._give_up_whiteout()
-            return False
-        return True
+            return error.errno
+        return 0
 
     def _give_up_whiteout(self) -> None:
         self.whiteouts.clear()
