@@ -21,7 +21,7 @@ USER_PREFIX = b"user.overlay."
 FUSE_OVERLAYFS_PREFIX = b"user.fuseoverlayfs."
 ESCAPE = b"overlay."
 
-OPAQUE, REDIRECT, METACOPY, ORIGIN, IMPURE, WHITEOUT, NLINK = (
+OPAQUE, REDIRECT, METACOPY, ORIGIN, IMPURE, WHITEOUT, NLINK, PROTATTR = (
     b"opaque",
     b"redirect",
     b"metacopy",
@@ -29,7 +29,13 @@ OPAQUE, REDIRECT, METACOPY, ORIGIN, IMPURE, WHITEOUT, NLINK = (
     b"impure",
     b"whiteout",
     b"nlink",
+    b"protattr",
 )
+
+#: The inode flags that forbid changes, numbered as in ioctl_iflags(2) and statx(2).
+IMMUTABLE, APPEND_ONLY = 0x10, 0x20
+PROTECTED = IMMUTABLE | APPEND_ONLY
+_PROTECTION_LETTERS = ((APPEND_ONLY, b"a"), (IMMUTABLE, b"i"))  # in the order of ovl_set_protattr
 
 #: The longest redirect that the kernel writes by default (module parameter redirect_max), in bytes.
 REDIRECT_MAX_BYTES = 256
@@ -132,6 +138,7 @@ class Marks(NamedTuple):
     impure: bool = False
     untrusted: bool = False
     """Whether the redirect or the metacopy stands in an attribute that the file's owner can set by himself."""
+    protection: int = 0
 
 
 NO_MARKS = Marks()
@@ -139,7 +146,7 @@ NO_MARKS = Marks()
 MARK_ATTRIBUTES = frozenset(
     prefix + marker
     for prefix in (TRUSTED_PREFIX, USER_PREFIX)
-    for marker in (OPAQUE, REDIRECT, METACOPY, ORIGIN, IMPURE)
+    for marker in (OPAQUE, REDIRECT, METACOPY, ORIGIN, IMPURE, PROTATTR)
 ) | {FUSE_OVERLAYFS_PREFIX + OPAQUE}
 
 
@@ -160,7 +167,17 @@ def read_marks(attributes: dict[bytes, bytes]) -> Marks:
         origin=value(ORIGIN) or None,
         impure=value(IMPURE) == b"y",
         untrusted=any(TRUSTED_PREFIX + marker not in attributes for marker in claimed),
+        protection=_decode_protection(value(PROTATTR) or b""),
     )
+
+
+def encode_protection(flags: int) -> bytes:
+    """Return the value of ``overlay.protattr`` for inode flags (ovl_set_protattr in fs/overlayfs/inode.c)."""
+    return b"".join(letter for flag, letter in _PROTECTION_LETTERS if flags & flag)
+
+
+def _decode_protection(value: bytes) -> int:
+    return sum(flag for flag, letter in _PROTECTION_LETTERS if letter in value)
 
 
 def redirect_names(redirect: bytes) -> list[bytes]:

@@ -203,10 +203,10 @@ _PASSTHROUGH: dict[str, str] = {
     "truncate": "2: close open stat truncate",
     "get an attribute that is not there": "1: getxattr",
     "compare the attributes of a lower file": "3: listxattr stat*3",
-    "copy up to chmod": "1: chmod*2 close*2 copy handle listxattr*2 open*2 rename setxattr stat*4 sync utimens*2",
-    "copy up to write": "4: chmod close*3 copy handle ioctl*2 listxattr*3 open*3 rename setxattr stat*7 sync utimens*2",
-    "copy up to truncate": "3: chmod close*3 handle listxattr*3 open*3 rename setxattr stat*7 truncate utimens*2",
-    "copy a directory up to chmod": "1: chmod*2 close listxattr mkdir open*2 rename stat*5 utimens*2",
+    "copy up to chmod": "1: chmod*2 close*2 copy handle ioctl listxattr*2 open*2 rename setxattr stat*4 sync utimens*2",
+    "copy up to write": "4: chmod close*3 copy handle ioctl*3 listxattr*3 open*3 rename setxattr stat*7 sync utimens*2",
+    "copy up to truncate": "3: chmod close*3 handle ioctl listxattr*3 open*3 rename setxattr stat*7 truncate utimens*2",
+    "copy a directory up to chmod": "1: chmod*2 close ioctl listxattr mkdir open*2 rename stat*6 utimens*2",
     "create": "3: close getxattr ioctl*2 open stat*2",
     "create where there are no layers below": "3: close getxattr ioctl*2 open stat*2",
     "make a directory": "3: mkdir stat*3",
@@ -216,24 +216,24 @@ _PASSTHROUGH: dict[str, str] = {
     "rename": "3: rename stat*5",
     "unlink one of two names": "2: close open stat unlink",
     "unlink a file of the writable layer": "3: close open stat unlink",
-    "unlink a lower file": "4: link mknod stat*5",
+    "unlink a lower file": "4: link mknod stat*6",
     "unlink a copied file": "3: close link open rename stat*2",
     "create over a deletion": "4: chown close ioctl*2 open*2 rename stat*6",
     "remove a directory": "3: close*2 getdents*2 listxattr open*3 stat unlink",
-    "remove a lower directory": "2: close getdents*2 link open",
+    "remove a lower directory": "2: close getdents*2 link open stat",
 }
 #: Where they are files beside, and there are no attributes to mark copies with: their new inode numbers are remembered.
 _OCI: dict[str, str] = {
     **_PASSTHROUGH,
-    "copy up to chmod": "1: chmod*2 close*2 copy listxattr*2 open*2 rename stat*5 sync utimens*2",
-    "copy up to write": "4: chmod close*3 copy ioctl*2 listxattr*3 open*3 rename stat*8 sync utimens*2",
-    "copy up to truncate": "3: chmod close*3 listxattr*3 open*3 rename stat*8 truncate utimens*2",
+    "copy up to chmod": "1: chmod*2 close*2 copy ioctl listxattr*2 open*2 rename stat*5 sync utimens*2",
+    "copy up to write": "4: chmod close*3 copy ioctl*3 listxattr*3 open*3 rename stat*8 sync utimens*2",
+    "copy up to truncate": "3: chmod close*3 ioctl listxattr*3 open*3 rename stat*8 truncate utimens*2",
     "make a hard link": "3: link stat*3 unlink",
     "rename": "3: rename stat*5 unlink",
-    "unlink a lower file": "4: close open stat*4",
+    "unlink a lower file": "4: close open stat*5",
     "unlink a copied file": "3: close*2 open*2 stat*2 unlink",
     "create over a deletion": "4: chown close ioctl*2 open rename stat*8 unlink",
-    "remove a lower directory": "2: close*2 getdents*2 open*2",
+    "remove a lower directory": "2: close*2 getdents*2 open*2 stat",
 }
 #: Where nothing is registered with the kernel; each write is a request.
 _OPENED: dict[str, str] = {
@@ -241,7 +241,8 @@ _OPENED: dict[str, str] = {
     "open and close a file of the writable layer": "2: close open",
     "open it and write": "4: close listxattr open pwrite",
     "open, sync": "4: close*2 fcntl open stat sync",
-    "copy up to write": "5: chmod close*3 copy handle listxattr*3 open*3 pwrite rename setxattr stat*6 sync utimens*2",
+    "copy up to write": "5: chmod close*3 copy handle ioctl listxattr*3 open*3 pwrite rename setxattr stat*6 sync "
+    "utimens*2",
     "create": "3: close getxattr open stat*2",
     "create where there are no layers below": "3: close getxattr open stat*2",
     "create over a deletion": "4: chown close open*2 rename stat*6",
@@ -254,7 +255,8 @@ _WRITE_THROUGH: dict[str, str] = {
     "open it and write": "2: listxattr open pwrite",
     "open, sync": "2: close fcntl open stat sync",
     "truncate": "2: stat truncate",
-    "copy up to write": "3: chmod close*2 copy handle listxattr*3 open*3 pwrite rename setxattr stat*6 sync utimens*2",
+    "copy up to write": "3: chmod close*2 copy handle ioctl listxattr*3 open*3 pwrite rename setxattr stat*6 sync "
+    "utimens*2",
     "create": "2: getxattr open stat*2",
     "create where there are no layers below": "2: getxattr open stat*2",
     "unlink a file of the writable layer": "3: close*2 open stat unlink",
@@ -268,16 +270,16 @@ _WRITE_BACK: dict[str, str] = {
     "open it and write": "4: listxattr open preadv2 pwrite stat*4 utimens*2",
     "open, sync": "2: close fcntl open stat sync",
     "truncate": "2: stat truncate utimens",
-    "copy up to write": "5: chmod close*3 copy handle listxattr*4 open*4 preadv2 pwrite rename setxattr "
-    "stat*9 sync utimens*4",
-    "copy up to truncate": "3: chmod close*3 handle listxattr*3 open*3 rename setxattr stat*7 truncate utimens*3",
+    "copy up to write": "5: chmod close*3 copy handle ioctl listxattr*4 open*4 preadv2 pwrite rename setxattr stat*9 "
+    "sync utimens*4",
+    "copy up to truncate": "3: chmod close*3 handle ioctl listxattr*3 open*3 rename setxattr stat*7 truncate utimens*3",
     "create": "2: getxattr open stat*2",
     "create where there are no layers below": "2: getxattr open stat*2",
     "make a hard link": "4: link stat*5",
     "rename": "4: rename stat*7",
     "unlink one of two names": "3: close open stat*3 unlink",
     "unlink a file of the writable layer": "4: close*2 open stat*3 unlink",
-    "unlink a lower file": "5: link mknod stat*7",
+    "unlink a lower file": "5: link mknod stat*8",
     "unlink a copied file": "4: close link open rename stat*4",
     "create over a deletion": "3: chown open*2 rename stat*6",
 }
@@ -298,12 +300,12 @@ _FUSEPY: dict[str, str] = {
     "truncate": "4: close getxattr open stat*4 truncate",
     "get an attribute that is not there": "3: getxattr stat*3",
     "compare the attributes of a lower file": "7: getxattr listxattr stat*8",
-    "copy up to chmod": "2: chmod*2 close*2 copy handle listxattr*2 open*2 rename setxattr stat*6 sync utimens*2",
-    "copy up to write": "7: chmod close*3 copy getxattr handle listxattr*2 open*3 pwrite rename setxattr stat*9 sync "
-    "utimens*2",
-    "copy up to truncate": "5: chmod close*3 getxattr handle listxattr*2 open*3 rename setxattr stat*10 truncate "
-    "utimens*2",
-    "copy a directory up to chmod": "2: chmod*2 close listxattr mkdir open*2 rename stat*7 utimens*2",
+    "copy up to chmod": "2: chmod*2 close*2 copy handle ioctl listxattr*2 open*2 rename setxattr stat*6 sync utimens*2",
+    "copy up to write": "7: chmod close*3 copy getxattr handle ioctl listxattr*2 open*3 pwrite rename setxattr stat*9 "
+    "sync utimens*2",
+    "copy up to truncate": "5: chmod close*3 getxattr handle ioctl listxattr*2 open*3 rename setxattr stat*10 "
+    "truncate utimens*2",
+    "copy a directory up to chmod": "2: chmod*2 close ioctl listxattr mkdir open*2 rename stat*8 utimens*2",
     "create": "6: close getxattr open stat*7",
     "create where there are no layers below": "6: close getxattr open stat*7",
     "make a directory": "4: mkdir stat*6",
@@ -313,11 +315,11 @@ _FUSEPY: dict[str, str] = {
     "rename": "7: rename stat*10",
     "unlink one of two names": "4: close open stat*3 unlink",
     "unlink a file of the writable layer": "4: stat*3 unlink",
-    "unlink a lower file": "5: link mknod stat*7",
+    "unlink a lower file": "5: link mknod stat*8",
     "unlink a copied file": "4: link rename stat*4",
     "create over a deletion": "6: chown close open*2 rename stat*10",
     "remove a directory": "4: close getdents*2 listxattr open*2 stat*3 unlink",
-    "remove a lower directory": "3: close getdents*2 link open stat*2",
+    "remove a lower directory": "3: close getdents*2 link open stat*3",
 }
 #: By how the stack is mounted; what is not said is as ``auto`` takes it here.
 BUDGETS = {

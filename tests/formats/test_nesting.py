@@ -32,7 +32,10 @@ pytestmark = requires("root", "fuse", "trusted-xattrs", "user-xattrs")
 ALL = list(scripts.SCRIPTS)
 #: Without the scripts about hard links, which take an index of file handles.
 WITHOUT_LINKS = [name for name in ALL if not name.startswith("links")]
-PRIVATE = ("opaque", "redirect", "metacopy", "origin", "impure", "whiteout", "nlink", "overlay.opaque", "anything")
+PRIVATE = (
+    *("opaque", "redirect", "metacopy", "origin", "impure", "whiteout", "nlink", "protattr"),
+    *("overlay.opaque", "anything"),
+)
 
 
 @pytest.fixture

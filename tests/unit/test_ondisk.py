@@ -141,12 +141,20 @@ def test_only_character_device_zero_is_a_whiteout(mode: int, rdev: int, expected
         ({b"trusted.overlay.origin": b""}, "origin", None),
         ({b"user.overlay.impure": b"y"}, "impure", True),
         ({b"user.overlay.impure": b"n"}, "impure", False),
+        ({b"trusted.overlay.protattr": b"ai"}, "protection", ondisk.IMMUTABLE | ondisk.APPEND_ONLY),
+        ({b"user.overlay.protattr": b"i"}, "protection", ondisk.IMMUTABLE),
     ],
 )
 def test_marks_are_read_in_every_dialect(attributes: dict[bytes, bytes], field: str, value: object) -> None:
     """``trusted`` goes before ``user``."""
     assert set(attributes) <= ondisk.MARK_ATTRIBUTES
     assert getattr(ondisk.read_marks(attributes), field) == value
+
+
+@pytest.mark.parametrize(("flags", "value"), [(0x10, b"i"), (0x20, b"a"), (0xFFFF, b"ai")])
+def test_protecting_flags_are_written_as_overlayfs_has_it(flags: int, value: bytes) -> None:
+    """See ovl_set_protattr in fs/overlayfs/inode.c."""
+    assert ondisk.encode_protection(flags) == value
 
 
 def test_a_file_without_attributes_has_no_marks() -> None:

@@ -14,7 +14,9 @@ import stat
 from unionfs.fuse.fusepy_library import ENCODING
 from unionfs.fuse.fusepy_paths import Paths
 from unionfs.fuse.openfiles import OpenFiles
+from unionfs.ondisk import IMMUTABLE
 from unionfs.syscalls import files, libfuse
+from unionfs.union import inode_flags
 from unionfs.union.listing import offset_after
 from unionfs.union.mutate import Caller
 from unionfs.union.nodes import AnyNode, DirNode, Node
@@ -345,7 +347,7 @@ class Operations:
     def write(self, path: str | None, data: bytes, offset: int, info: FileInfo) -> int:
         """pwrite(2)."""
         node = self._open_file(info)
-        self._stack.writable().change(node)
+        self._stack.writable().change(node, forbidding=IMMUTABLE)
         descriptor, _owned = self._files.borrow(node)
         if info.flags & os.O_APPEND and node.links is not None and not info.writepage:
             offset = os.stat(descriptor).st_size  # the kernel may not know what another name has appended
@@ -362,7 +364,7 @@ class Operations:
     def fallocate(self, path: str | None, mode: int, offset: int, size: int, info: FileInfo) -> int:
         """fallocate(2)."""
         node = self._open_file(info)
-        self._stack.writable().change(node)
+        self._stack.writable().change(node, forbidding=inode_flags.forbidding_space(mode))
         descriptor, _owned = self._files.borrow(node)
         files.fallocate(descriptor, mode, offset, size)
         return 0
@@ -374,13 +376,8 @@ class Operations:
             raise OSError(errno.ENOTTY, os.strerror(errno.ENOTTY))
         size = _FLAGS_BYTES if command in _FLAGS else _FSXATTR_BYTES
         if command in files.ATTRIBUTE_CHANGES:
-            self._stack.writable().change(node)
-        told = files.attribute_ioctl(self._descriptor(node), command, libfuse.read(data, size))
-        if command not in files.ATTRIBUTE_CHANGES:
-            libfuse.write(data, told[:size])
+            inode_flags.change(self._stack.writable(), node, command, libfuse.read(data, size))
+            self._files.recheck(node)
+        else:
+            libfuse.write(data, inode_flags.tell(self._view, node, command, libfuse.read(data, size))[:size])
         return 0
-
-    def _descriptor(self, node: AnyNode) -> int:
-        if isinstance(node, DirNode):
-            return (node.upper or node.seed[0]).descriptor()
-        return self._files.borrow(node)[0]

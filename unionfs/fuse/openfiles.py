@@ -15,6 +15,7 @@ import time
 
 from unionfs.fuse.wire import abi
 from unionfs.syscalls import process
+from unionfs.union.inode_flags import forbidding
 from unionfs.union.nodes import Node
 
 TYPE_CHECKING = False
@@ -294,7 +295,7 @@ class OpenFiles(RealFiles):
         """Bring ``node`` into the writable layer for a writer, and empty it if that is asked for."""
         edit = self.stack.writable()
         truncate = bool(flags & os.O_TRUNC)
-        edit.change(node, truncate=truncate)
+        edit.change(node, truncate=truncate, forbidding=forbidding(flags))
         opened = self.current(node)
         if truncate:
             edit.truncate(node, 0, self.descriptor(node))

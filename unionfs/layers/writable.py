@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _WHITEOUT = b"#whiteout"
 _WHITEOUT_MODE = stat.S_IFCHR
-_FILE_MARKS = (ondisk.ORIGIN, ondisk.NLINK)
+_FILE_MARKS = (ondisk.ORIGIN, ondisk.NLINK, ondisk.PROTATTR)
 
 
 class WritableLayer(Layer):
@@ -293,7 +293,7 @@ class WritableLayer(Layer):
         except PermissionError:
             if marker not in _FILE_MARKS:
                 raise
-            return False  # links and special files take no user.* attributes, xattr(7): they go without
+            return False  # links, special and immutable files take no user.* attributes, xattr(7): they go without
         return True
 
     def unmark(self, directory: int, name: bytes, marker: bytes) -> None:

@@ -34,8 +34,6 @@ _SYNC_FILE_RANGE_WRITE_AND_WAIT = 7
 
 FICLONE = 0x40049409
 FS_IOC_GETFLAGS = 0x80086601
-_FS_IMMUTABLE_FL = 0x10
-_FS_APPEND_FL = 0x20
 FS_IOC_SETFLAGS = 0x40086602
 FS_IOC_FSGETXATTR = 0x801C581F
 FS_IOC_FSSETXATTR = 0x401C5820
@@ -56,6 +54,7 @@ _PERMISSION_BITS = 0o7777
 _OPEN_HOW = Struct("=QQQ")
 _TIMESPECS = Struct("=qqqq")
 _STATX = Struct("=IIQIIIHxxQQQQqI4xqI4xqI4xqI4xIIII")
+_STATX_ATTRIBUTES = slice(8, 16)
 _HANDLE_HEAD = Struct("=Ii")
 _STATFS_BYTES = 256  # more than struct statfs has on any architecture; its first member is f_type
 OVERLAYFS_MAGIC = 0x794C7630
@@ -206,6 +205,16 @@ def statx(directory: int, name: bytes, mask: int = STATX_BASIC_AND_BTIME) -> Sta
     return Statx(*v[:11], *pairs)
 
 
+def statx_attributes(directory: int, name: bytes) -> int:
+    """Return the STATX_ATTR_* of ``name`` (b"" for the descriptor itself), without following a link; see statx(2).
+
+    Raises OSError.
+    """
+    buffer = ctypes.create_string_buffer(256)
+    check(libc.statx(directory, name, AT_SYMLINK_NOFOLLOW | AT_EMPTY_PATH, 0, buffer), name)
+    return int.from_bytes(buffer.raw[_STATX_ATTRIBUTES], sys.byteorder)
+
+
 def file_handle(directory: int, name: bytes) -> tuple[int, bytes]:
     """Return (type, bytes) of the file handle of ``name``; see name_to_handle_at(2).
 
@@ -244,12 +253,6 @@ def filesystem_uuid(descriptor: int) -> bytes:
     if buffer[0] != 16:
         raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
     return bytes(buffer[1:])
-
-
-def is_immutable(descriptor: int) -> bool:
-    """Tell whether an open file may not be changed, or only added to; see ioctl_iflags(2). Raises OSError (ENOTTY)."""
-    flags = attribute_ioctl(descriptor, FS_IOC_GETFLAGS, b"")
-    return bool(int.from_bytes(flags[:4], sys.byteorder) & (_FS_IMMUTABLE_FL | _FS_APPEND_FL))
 
 
 def attribute_ioctl(descriptor: int, command: int, argument: bytes) -> bytes:

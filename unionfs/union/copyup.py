@@ -14,6 +14,7 @@ import time
 
 from unionfs import ondisk
 from unionfs.syscalls import files
+from unionfs.union import inode_flags
 from unionfs.union.copying import (
     CAPABILITY,
     capability,
@@ -56,7 +57,7 @@ class Pending(Exception):
 class CopyJob:
     """The copying of one regular file: ``run`` in any thread, then ``CopyUp.finish`` in the union's own."""
 
-    __slots__ = ("bare", "copyup", "error", "node", "size", "source", "staged", "state", "target", "took_ns")
+    __slots__ = ("bare", "copyup", "error", "flags", "node", "size", "source", "staged", "state", "target", "took_ns")
 
     def __init__(self, copyup: CopyUp, node: Node, state: os.stat_result, *, truncate: bool) -> None:
         self.copyup = copyup
@@ -65,6 +66,7 @@ class CopyJob:
         self.staged = b""
         self.size = 0 if truncate else state.st_size
         self.took_ns = 0
+        self.flags = 0
         self.bare = -1
         self.source = -1
         self.target = -1
@@ -74,6 +76,11 @@ class CopyJob:
     def small(self) -> bool:
         """Whether copying may well take less time than to have another thread do it."""
         return self.size <= _SMALL_BYTES
+
+    @property
+    def original(self) -> int:
+        """The open file whose attributes are to be copied."""
+        return self.bare if self.bare >= 0 else self.source
 
     def run(self) -> None:
         """Copy; an error is kept for ``finish``."""
@@ -87,8 +94,9 @@ class CopyJob:
     def _copy(self) -> None:
         if self.size:
             self._copy_data()
-        copy_attributes(self.bare if self.bare >= 0 else self.source, self.target)
+        copy_attributes(self.original, self.target)
         self.copyup.settle(self.target, self.state)
+        inode_flags.copy(self.flags, self.target)
         if self.size:
             self.copyup.upper.write_out(self.target)
 
@@ -174,7 +182,8 @@ class CopyUp:
 
     def _copy_directory(self, node: DirNode) -> None:
         assert node.parent is not None and node.parent.upper is not None
-        self.view.enter(node)
+        lowers = self.view.enter(node)
+        flags = inode_flags.read(lowers[0].descriptor()) if lowers else 0
         state = self.view.stat(node)
         staged = self.upper.staging_name()
         work = self.upper.work
@@ -185,8 +194,10 @@ class CopyUp:
             try:
                 copy_attributes(source, copied)
                 self.settle(copied, self.wanted(node, state))
+                inode_flags.copy(flags, copied)
             finally:
                 os.close(copied)
+            self._protect(node, staged, flags)
             self._publish(staged, node.parent, node.name)
         except OSError:
             self.upper.discard(staged)
@@ -195,29 +206,31 @@ class CopyUp:
 
     # -- other files -------------------------------------------------------------------------------------------------
 
-    def file(self, node: Node, *, truncate: bool = False) -> None:
+    def file(self, node: Node, *, truncate: bool = False, forbidding: int = 0) -> None:
         """Bring ``node`` into the writable layer; ``truncate`` leaves its data behind.
 
-        Raises OSError, and Pending if deferring.
+        Raises OSError (EPERM where it has one of the inode flags ``forbidding``), and Pending if deferring.
         """
+        inode_flags.expect_none(node.protection & forbidding, node)
         if node.in_upper:
             return
         self._wait(node)
-        self._file(node, self.view.stat(node), truncate=truncate)
+        self._file(node, self.view.stat(node), truncate=truncate, forbidding=forbidding)
 
-    def _file(self, node: Node, state: os.stat_result, *, truncate: bool = False) -> None:
+    def _file(self, node: Node, state: os.stat_result, *, truncate: bool = False, forbidding: int) -> None:
         if node.owned:
             self._data(node, state, truncate=truncate)
         elif stat.S_ISREG(state.st_mode):
-            self._regular(node, state, truncate=truncate)
+            self._regular(node, state, truncate=truncate, forbidding=forbidding)
         else:
             self._special(node, state)
 
-    def attributes(self, node: Node) -> None:
+    def attributes(self, node: Node, *, forbidding: int = 0) -> None:
         """Bring the attributes of ``node`` into the writable layer, with its data unless ``metacopy`` is on.
 
         Raises as :meth:`file` does. A file with several names is always copied whole.
         """
+        inode_flags.expect_none(node.protection & forbidding, node)
         if node.in_upper:
             return
         self._wait(node)
@@ -226,22 +239,24 @@ class CopyUp:
         state = self.view.stat(node)
         plain = stat.S_ISREG(state.st_mode) and state.st_size > 0 and state.st_nlink == 1
         if self.metacopy and plain and node.parent is not None:
-            self._attributes_alone(node, state)
+            self._attributes_alone(node, state, forbidding)
         else:
-            self._file(node, state)
+            self._file(node, state, forbidding=forbidding)
 
     def _wait(self, node: Node) -> None:
         job = self.jobs.get(node.id)
         if job is not None:
             raise Pending(job)
 
-    def _regular(self, node: Node, state: os.stat_result, *, truncate: bool) -> None:
+    def _regular(self, node: Node, state: os.stat_result, *, truncate: bool, forbidding: int) -> None:
         job = CopyJob(self, node, self.wanted(node, state), truncate=truncate)
         job.staged = self.upper.staging_name()
         try:
             job.source = self.view.open(node, os.O_RDONLY)
             if node.data is not None:
                 job.bare = self.view.open_own(node, os.O_RDONLY)
+            job.flags = inode_flags.read(job.original)
+            inode_flags.expect_none(job.flags & forbidding, node)
             job.target = os.open(job.staged, _CREATE, 0o600, dir_fd=self.upper.work)
         except OSError:
             job.close()
@@ -273,7 +288,7 @@ class CopyUp:
                 self.upper.discard(job.staged)
                 self._settle(node)
             else:
-                self._place(node, job.staged, job.state)
+                self._place(node, job.staged, job.state, job.flags)
         except OSError:
             self.upper.discard(job.staged)
             raise
@@ -300,9 +315,11 @@ class CopyUp:
 
     # -- attributes without data: overlayfs.rst, "Metadata only copy up" ---------------------------------------------
 
-    def _attributes_alone(self, node: Node, state: os.stat_result) -> None:
+    def _attributes_alone(self, node: Node, state: os.stat_result, forbidding: int) -> None:
         """Copy a file up as a hole of its size, with a mark that its data is still below."""
         assert node.home is not None
+        flags = inode_flags.protection(self.view, node)
+        inode_flags.expect_none(flags & forbidding, node)
         data = Data(node.home, node.home_name, in_upper=True)
         if node.data is not None:
             data.place, data.name = node.data.place, node.data.name
@@ -316,7 +333,7 @@ class CopyUp:
             copy_attributes(self.view.proc_path(node), target)
             self.settle(target, self.wanted(node, state))
             self.upper.mark(self.upper.work, staged, ondisk.METACOPY, b"")
-            self._place(node, staged, state)
+            self._place(node, staged, state, flags)
         except OSError:
             self.upper.discard(staged)
             raise
@@ -382,10 +399,11 @@ class CopyUp:
 
     # -- publishing --------------------------------------------------------------------------------------------------
 
-    def _place(self, node: Node, staged: bytes, state: os.stat_result) -> None:
+    def _place(self, node: Node, staged: bytes, state: os.stat_result, flags: int = 0) -> None:
         """Put the staged copy where ``node`` stands, through the index if the lower file has several names."""
         assert node.parent is not None
         self.directory(node.parent)
+        self._protect(node, staged, flags)
         self._mark_origin(node, staged)
         self.mark_impure(node.parent)
         several = state.st_nlink > 1 and self.view.keeps_links
@@ -396,6 +414,13 @@ class CopyUp:
         if several:
             self.index.linked(node)
         self._settle(node)
+
+    def _protect(self, node: AnyNode, staged: bytes, flags: int) -> None:
+        """Write down which of the original's flags the copy itself cannot have, and obey them from now on."""
+        node.protection = flags & ondisk.PROTECTED
+        if node.protection:
+            value = ondisk.encode_protection(node.protection)
+            self.upper.mark(self.upper.work, staged, ondisk.PROTATTR, value)
 
     def _mark_origin(self, node: Node, staged: bytes) -> None:
         """See that the staged copy, when it is met again, is known for the file that it is a copy of."""

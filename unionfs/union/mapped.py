@@ -120,8 +120,7 @@ class MappedMutations(Mutations):
         if not (self.owners.always or stat.S_IFMT(mode) in _DEVICES):
             super()._make(parent, name, mode, caller, make)
             return
-        if ondisk.is_reserved_name(name):
-            raise error(errno.EPERM, name)
+        self.may_create(parent, name)
         place = self.copyup.directory(parent).descriptor()
         self._make_staged(parent, place, name, mode, caller, self._or_file(mode, make))
 

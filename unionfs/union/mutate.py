@@ -15,6 +15,7 @@ from unionfs import ondisk
 from unionfs.layers.layer import Dir
 from unionfs.policy import removal
 from unionfs.syscalls import files
+from unionfs.union import inode_flags
 from unionfs.union.nodes import AnyNode, DirNode, Node
 
 TYPE_CHECKING = False
@@ -111,6 +112,7 @@ class Mutations:
 
     def tmpfile(self, parent: DirNode, mode: int, caller: Caller) -> tuple[Node, os.stat_result, int]:
         """Create a file without a name (open(2), O_TMPFILE); the node keeps a descriptor of it. Raises OSError."""
+        inode_flags.refuse(self.view, parent, ondisk.IMMUTABLE)
         place = self.copyup.directory(parent)
         mode = self._masked(parent, mode, caller)
         descriptor = os.open(b".", os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, mode, dir_fd=place.descriptor())
@@ -127,8 +129,7 @@ class Mutations:
         """Let ``make`` create ``name``: in its place if that is right at once, otherwise in the workdir and then
         renamed.
         """
-        if ondisk.is_reserved_name(name):
-            raise error(errno.EPERM, name)
+        self.may_create(parent, name)
         place = self.copyup.directory(parent).descriptor()
         covered = not self.upper.dialect.device_whiteouts and self.view.find_lower(parent, name) is not None
         if not covered and self._owns(caller):
@@ -139,6 +140,12 @@ class Mutations:
                 if not self._is_whiteout(place, name):
                     raise
         self._make_staged(parent, place, name, mode, caller, make)
+
+    def may_create(self, parent: DirNode, name: bytes) -> None:
+        """Raise OSError (EPERM) where ``parent`` takes no new names, or not this one."""
+        if ondisk.is_reserved_name(name):
+            raise error(errno.EPERM, name)
+        inode_flags.refuse(self.view, parent, ondisk.IMMUTABLE)
 
     def _make_staged(self, parent: DirNode, place: int, name: bytes, mode: int, caller: Caller, make: Maker) -> None:
         whiteout = self._is_whiteout(place, name)
@@ -278,9 +285,8 @@ class Mutations:
 
     def link(self, node: Node, parent: DirNode, name: bytes) -> os.stat_result:
         """Give ``node`` one more name; return its attributes. Raises OSError."""
-        if ondisk.is_reserved_name(name):
-            raise error(errno.EPERM, name)
-        self.copyup.file(node)
+        self.may_create(parent, name)
+        self.change(node)
         place = self.copyup.directory(parent).descriptor()
         if node.parent is not None and node.parent.impure:
             self.copyup.mark_impure(parent)
@@ -325,6 +331,7 @@ class Mutations:
         node = self.child(parent, name)
         if isinstance(node, DirNode):
             raise error(errno.EISDIR, name)
+        inode_flags.refuse_removal(self.view, parent, node)
         self.remove(parent, name, node)
 
     def rmdir(self, parent: DirNode, name: bytes) -> None:
@@ -332,16 +339,10 @@ class Mutations:
         node = self.child(parent, name)
         if not isinstance(node, DirNode):
             raise error(errno.ENOTDIR, name)
+        inode_flags.refuse_removal(self.view, parent, node)
         if not self.view.is_empty(node):
-            raise error(errno.EPERM if self._keeps_names(parent) else errno.ENOTEMPTY, name)
+            raise error(errno.EPERM if inode_flags.keeps_names(parent) else errno.ENOTEMPTY, name)
         self.remove(parent, name, node)
-
-    def _keeps_names(self, parent: DirNode) -> bool:
-        """Tell whether a directory's flags keep what is in it: the kernel asks that first (may_delete)."""
-        try:
-            return parent.upper is not None and files.is_immutable(parent.upper.descriptor())
-        except OSError:
-            return False  # a file system without flags
 
     def child(self, parent: DirNode, name: bytes) -> AnyNode:
         """Return the node called ``name``. Raises FileNotFoundError."""
@@ -408,26 +409,28 @@ class Mutations:
 
     # -- attributes --------------------------------------------------------------------------------------------------
 
-    def change(self, node: AnyNode, *, truncate: bool = False) -> None:
-        """Bring ``node`` into the writable layer because it is about to change.
+    def change(self, node: AnyNode, *, truncate: bool = False, forbidding: int = ondisk.PROTECTED) -> None:
+        """Bring ``node`` into the writable layer because it is about to change, which the inode flags ``forbidding``
+        forbid.
 
         Raises OSError, and Pending if deferring.
         """
         if isinstance(node, DirNode):
+            inode_flags.refuse(self.view, node, forbidding)
             if node.descriptor < 0:
                 self.copyup.directory(node)
         else:
-            self.copyup.file(node, truncate=truncate)
+            self.copyup.file(node, truncate=truncate, forbidding=forbidding)
 
-    def own(self, node: AnyNode) -> None:
+    def own(self, node: AnyNode, *, forbidding: int = ondisk.PROTECTED) -> None:
         """Bring the attributes of ``node`` into the writable layer, its data as well unless ``metacopy`` is on.
 
         Raises as :meth:`change` does.
         """
         if isinstance(node, DirNode):
-            self.change(node)
+            self.change(node, forbidding=forbidding)
         else:
-            self.copyup.attributes(node)
+            self.copyup.attributes(node, forbidding=forbidding)
 
     def target(self, node: AnyNode) -> tuple[int, bytes, bool]:
         """Return (directory descriptor, name, whether to follow it) for system calls that change the
@@ -454,7 +457,8 @@ class Mutations:
 
     def utimens(self, node: AnyNode, atime: tuple[int, int], mtime: tuple[int, int]) -> None:
         """Set times, each (seconds, nanoseconds) or (0, UTIME_NOW or UTIME_OMIT). Raises OSError."""
-        self.own(node)
+        touched = atime == mtime == (0, files.UTIME_NOW)
+        self.own(node, forbidding=ondisk.IMMUTABLE if touched else ondisk.PROTECTED)  # may_setattr in fs/attr.c
         directory, name, follow = self.target(node)
         files.utimensat(directory, name, atime, mtime, follow=follow)
 

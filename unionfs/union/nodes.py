@@ -32,6 +32,7 @@ class Node:
     ``home`` and ``home_name`` say where in a layer it stands when that is not ``parent.upper``/``name``: in a lower
     layer, or in the index of hard links. ``descriptor`` is kept once the last name is gone (-1 otherwise).
     ``in_upper`` says that the writable layer has it whole; ``data`` where its data is when its attributes stand apart.
+    ``protection`` are inode flags that this program has to obey itself, see ``union/inode_flags``.
     ``lacks`` says what it is known not to have: a file capability, which the kernel asks for before it lets anybody
     write, or any extended attribute that shows.
     """
@@ -51,6 +52,7 @@ class Node:
         "offered",
         "opened",
         "parent",
+        "protection",
     )
 
     is_directory = False
@@ -70,6 +72,7 @@ class Node:
         self.opened: object | None = None  # what the transport knows of its open handles
         self.links: Links | None = None
         self.data: Data | None = None
+        self.protection = 0
 
     @property
     def owned(self) -> bool:
@@ -126,6 +129,7 @@ class DirNode:
         "lowers",
         "name",
         "parent",
+        "protection",
         "seed",
         "table",
         "upper",
@@ -148,6 +152,12 @@ class DirNode:
         self.default_acl: bool | None = None  # None: not asked yet
         self.descriptor = -1
         self.impure = False  # whether overlay.impure is known to stand
+        self.protection = 0
+
+    @property
+    def owned(self) -> bool:
+        """Whether the writable layer has the attributes of this directory."""
+        return self.upper is not None
 
     def path(self) -> bytes:
         """Return the absolute path in the merged tree, as it is now."""

@@ -12,6 +12,7 @@ import os
 from unionfs import ondisk
 from unionfs.policy import Move, move
 from unionfs.syscalls import files
+from unionfs.union import inode_flags
 from unionfs.union.copying import copy_metadata
 from unionfs.union.mutate import Mutations, error
 from unionfs.union.nodes import AnyNode, DirNode, Node
@@ -43,8 +44,6 @@ class Renames:
         """
         if flags & ~_FLAGS:
             raise error(errno.EINVAL, source[1])
-        if ondisk.is_reserved_name(target[1]):
-            raise error(errno.EPERM, target[1])
         node = self.edit.child(*source)
         found = self.view.lookup(*target)
         other = found[0] if found is not None else None
@@ -56,6 +55,7 @@ class Renames:
         if other is not None and flags & files.RENAME_NOREPLACE:
             raise error(errno.EEXIST, target[1])
         if other is not node:
+            self._check_removable(source, node, target, other)
             self._check_replaceable(node, target[1], other)
             if flags & files.RENAME_WHITEOUT:
                 self._move_leaving_whiteout(source, node, target, other)
@@ -70,6 +70,13 @@ class Renames:
         except OSError:
             self.upper.discard(staged)
             raise
+
+    def _check_removable(self, source: Place, node: AnyNode, target: Place, other: AnyNode | None) -> None:
+        inode_flags.refuse_removal(self.view, source[0], node)
+        if other is None:
+            self.edit.may_create(*target)
+        else:
+            inode_flags.refuse_removal(self.view, target[0], other)
 
     def _check_replaceable(self, node: AnyNode, name: bytes, other: AnyNode | None) -> None:
         if other is None:
@@ -154,6 +161,7 @@ class Renames:
     def _exchange(self, source: Place, node: AnyNode, target: Place, other: AnyNode) -> None:
         if node is other:
             return
+        self._check_removable(source, node, target, other)
         self._bring(source, node)
         self._bring(target, other)
         for place, moved, end in ((source, node, target), (target, other, source)):

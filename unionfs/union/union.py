@@ -14,6 +14,7 @@ import warnings
 from typing import overload
 
 from unionfs.union import stack as stacks
+from unionfs.union.inode_flags import forbidding
 from unionfs.union.nodes import DirNode
 from unionfs.union.paths import error
 from unionfs.union.stack import Config
@@ -176,7 +177,7 @@ class Union(Writing):
     def _handle(self, node: Node, flags: int) -> int:
         """Return what stands for the file behind ``node`` (open(2), O_PATH), copied up first if it is to be written."""
         if flags & _WRITING:
-            self._writable().change(node, truncate=bool(flags & os.O_TRUNC))
+            self._writable().change(node, truncate=bool(flags & os.O_TRUNC), forbidding=forbidding(flags))
         return self._stack.view.open(node, os.O_PATH)
 
     def _create(self, parent: DirNode, name: bytes, flags: int) -> int:

@@ -14,6 +14,7 @@ from unionfs import ondisk
 from unionfs.layers.layer import DT_DIR, Dir, Layer, read_marks
 from unionfs.syscalls import process
 from unionfs.union import metacopy, pieces
+from unionfs.union.inode_flags import forbidding, refuse
 from unionfs.union.listing import Listing
 from unionfs.union.nodes import ROOT_ID, AnyNode, DirNode, InodeKey, Node, NodeTable
 
@@ -217,6 +218,7 @@ class View:
         marks = read_marks(self.proc_path(node))
         if marks.metacopy:
             metacopy.note(self, node, marks)
+        node.protection = marks.protection
         node.ino = self.origin_ino(marks.origin) or node.ino
 
     def origin_ino(self, value: bytes | None) -> int | None:
@@ -238,7 +240,7 @@ class View:
     def _merge_root(self, node: DirNode) -> tuple[Dir, ...]:
         if node.upper is not None:
             marks = node.upper.marks()
-            node.impure = marks.impure
+            node.impure, node.protection = marks.impure, marks.protection
             if node.upper.is_opaque(marks):
                 return ()
         return self._stack(node.seed)
@@ -252,7 +254,7 @@ class View:
     def _below_upper(self, node: DirNode) -> tuple[Dir, ...]:
         assert node.upper is not None and node.parent is not None
         marks = node.upper.parent.marks(node.name) if node.upper.parent is not None else ondisk.NO_MARKS
-        node.impure = marks.impure
+        node.impure, node.protection = marks.impure, marks.protection
         beside = self.enter(node.parent)
         if self._follows(marks) and marks.redirect is not None:
             if node.upper.is_opaque(marks):  # it wins, as in ovl_lookup_single of fs/overlayfs/namei.c
@@ -426,6 +428,8 @@ class View:
 
         To read a file of a lower layer leaves its access time alone, unless it is another's and we have no privilege.
         """
+        if node.protection:
+            refuse(self, node, forbidding(flags))
         if node.in_upper:
             return self.open_own(node, flags)
         try:

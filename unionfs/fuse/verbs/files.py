@@ -8,7 +8,9 @@ import os
 from unionfs.fuse.openfiles import SMALL_BYTES
 from unionfs.fuse.verbs.base import Later, Verbs
 from unionfs.fuse.wire import abi, notify, replies
+from unionfs.ondisk import IMMUTABLE
 from unionfs.syscalls import files
+from unionfs.union import inode_flags
 from unionfs.union.mutate import Caller
 from unionfs.union.nodes import LACKS_CAPABILITY
 
@@ -134,7 +136,7 @@ class FileVerbs(Verbs):
         node = self._file(request.nodeid)
         _fh, offset, _size, write_flags = request.args[:4]
         assert request.data is not None
-        self._edit().change(node)
+        self._edit().change(node, forbidding=IMMUTABLE)
         written = self.files.write(node, request.data, offset, write_flags)
         if write_flags & abi.WRITE_KILL_SUIDGID:
             self._clear_set_ids(node, request)
@@ -159,7 +161,7 @@ class FileVerbs(Verbs):
     def _fallocate(self, request: Request) -> Reply:
         node = self._file(request.nodeid)
         _fh, offset, length, mode = request.args
-        self._edit().change(node)
+        self._edit().change(node, forbidding=inode_flags.forbidding_space(mode))
         self._changed_by(request, node)
         descriptor, owned = self.files.borrow(node, to_write=True)
         working = descriptor if owned else os.dup(descriptor)
@@ -226,19 +228,13 @@ class FileVerbs(Verbs):
         _fh, _flags, command, _argument, _in_size, out_size = request.args
         if command not in files.ATTRIBUTE_IOCTLS:
             return replies.error(request.unique, errno.ENOTTY)
-        node = self._node(request.nodeid)
+        node, argument = self._node(request.nodeid), bytes(request.data or b"")
         if command in files.ATTRIBUTE_CHANGES:
-            self._edit().change(node)
-        place, name = (None, files.proc_path(node.descriptor)) if node.descriptor >= 0 else self.view.place(node)
-        flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (os.O_NOFOLLOW if place is not None else 0)
-        descriptor = os.open(name, flags, dir_fd=place)
-        try:
-            told = files.attribute_ioctl(descriptor, command, bytes(request.data or b""))
-        finally:
-            os.close(descriptor)
-        if command in files.ATTRIBUTE_CHANGES:
+            told = inode_flags.change(self._edit(), node, command, argument)
             self.files.recheck(node)
             self._look_again(node)
+        else:
+            told = inode_flags.tell(self.view, node, command, argument)
         return replies.data(request.unique, replies.ioctl(0, 0, told[:out_size]))
 
     def _flush(self, request: Request) -> Reply:
