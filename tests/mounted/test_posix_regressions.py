@@ -118,8 +118,16 @@ def test_what_a_mapping_wrote_is_no_hole(mount: Path) -> None:
         assert os.pread(descriptor, 4, 500_000) == b"data"
 
 
-@pytest.mark.parametrize("mode", ["opened", "auto"])
-def test_emptying_a_file_ends_what_mappings_wrote(tmp_path: Path, mode: str) -> None:
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--mode", "opened"),
+        ("--mode", "auto"),
+        pytest.param(("--transport", "fusepy"), marks=requires("libfuse2")),
+    ],
+    ids="-".join,
+)
+def test_emptying_a_file_ends_what_mappings_wrote(tmp_path: Path, words: tuple[str, str]) -> None:
     """The kernel may write back pages after open(2) has emptied the file: these do not belong to it; found by fsx.
 
     More of them than it sends at once, and a reader from before the copy-up, for whose sake the file stays cached.
@@ -128,7 +136,7 @@ def test_emptying_a_file_ends_what_mappings_wrote(tmp_path: Path, mode: str) -> 
     pages = 2000
     (lowers[0] / "file").write_bytes(b"a" * pages * mmap.PAGESIZE)
     with (
-        union_mount(tmp_path, lowers, upper, work, words=("--mode", mode)) as mount,
+        union_mount(tmp_path, lowers, upper, work, words=words) as mount,
         opened(mount / "file", os.O_RDONLY) as reader,
         opened(mount / "file", os.O_RDWR) as descriptor,
         mapped(descriptor, pages * mmap.PAGESIZE) as mapping,

@@ -14,6 +14,7 @@ import stat
 from unionfs.fuse.fusepy_library import ENCODING
 from unionfs.fuse.fusepy_paths import Paths
 from unionfs.fuse.openfiles import OpenFiles
+from unionfs.fuse.wire import abi
 from unionfs.ondisk import IMMUTABLE
 from unionfs.syscalls import files, libfuse
 from unionfs.union import inode_flags
@@ -348,10 +349,10 @@ class Operations:
         """pwrite(2)."""
         node = self._open_file(info)
         self._stack.writable().change(node, forbidding=IMMUTABLE)
-        descriptor, _owned = self._files.borrow(node)
         if info.flags & os.O_APPEND and node.links is not None and not info.writepage:
-            offset = os.stat(descriptor).st_size  # the kernel may not know what another name has appended
-        return os.pwrite(descriptor, data, offset)
+            # The kernel may not know what another name has appended.
+            offset = os.stat(self._files.borrow(node)[0]).st_size
+        return self._files.write(node, data, offset, abi.WRITE_CACHE if info.writepage else 0)
 
     def fsync(self, path: str | None, datasync: int, info: FileInfo) -> int:
         """fsync(2) and fdatasync(2)."""
