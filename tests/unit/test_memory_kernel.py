@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import stat
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 import pytest
 
+from tests.support.probes import requires
 from tests.support.trees import assert_same_tree, digest_of_layer
 from unionfs.fuse.dispatch import Dispatcher
 from unionfs.fuse.memory import Kernel
@@ -199,6 +201,23 @@ def test_what_a_mapping_wrote_makes_no_file_longer(mount: Mount) -> None:
         assert kernel.send(abi.WRITE, handle.nodeid, args, data=data) == replies.written(len(data))
     assert kernel.read(handle) == b"later"
     kernel.close(handle)
+
+
+@requires("trusted-xattrs")
+def test_a_file_that_was_copied_with_the_mark_of_its_origin_is_another_one(mount: Mount) -> None:
+    """To stat(2), to readdir(3) and for its handle, also when the other one is forgotten: whichever is met first."""
+    kernel, upper = mount.kernel, mount.base / "upper"
+    kernel.chmod("dir/deep", 0o600)
+    kernel.drop_caches()
+    shutil.copy2(upper / "dir/deep", upper / "dir/copy")
+    names = ["dir/copy", "dir/deep"]
+    first, second = (kernel.stat(name).ino for name in names)
+    assert first == os.stat(mount.base / "lower1/dir/deep").st_ino
+    assert second == os.stat(upper / "dir/deep").st_ino
+    kernel.drop_caches()
+    assert [kernel.stat(name).ino for name in reversed(names)] == [second, first]
+    listed = {entry.name: entry.ino for entry in kernel.readdir("dir")}
+    assert [listed[b"copy"], listed[b"deep"]] == [first, second]
 
 
 @pytest.mark.parametrize("origin", ["lower", "upper"])

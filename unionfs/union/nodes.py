@@ -204,10 +204,12 @@ class NodeTable:
     def identify(self, node: AnyNode, real_ino: int) -> None:
         """Give a node that was met in a layer its id; ``real_ino`` is the number that its real file would show.
 
-        Where two files show one number, because somebody copied a file with the mark of its origin, the second one has
-        an id until it is forgotten.
+        Where two files would show one number, because somebody copied a file with the mark of its origin, the one that
+        is met second has that of its real file from then on.
         """
         node_id = self.kept_ids.get(real_ino)
+        if node_id is None and node.ino in self.by_id and node.ino != real_ino:
+            node_id = self.kept_ids[real_ino] = real_ino
         if node_id is None:
             node_id = node.ino if node.ino < _FIRST_APART else ROOT_ID
         elif node_id < _FIRST_APART:
