@@ -15,6 +15,8 @@ import os
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from unionfs.layers.layer import Dir
     from unionfs.union.handles import Forgotten
     from unionfs.union.listing import Listing
@@ -296,25 +298,33 @@ class NodeTable:
             if current.lookups <= 0 and current.id != ROOT_ID and not _is_needed(current):
                 waiting.extend(self._remove(current))
 
-    def _remove(self, node: AnyNode) -> list[AnyNode]:
+    def _remove(self, node: AnyNode) -> Iterable[AnyNode]:
         """Take ``node`` out of the table; return the parents that it held there."""
         self.by_id.pop(node.id, None)
         if self.forgotten is not None:
             self.forgotten.note(node)
-        if node.parent is None and not _has_several_names(node):
-            self.drop_id(node)
         if node.descriptor >= 0:
             os.close(node.descriptor)
             node.descriptor = -1
-        places = _names(node) or ({(node.parent, node.name)} if node.parent is not None else set())
-        for parent, name in places:
+        if isinstance(node, Node) and node.links is not None:
+            return self._remove_shared(node, node.links)
+        parent = node.parent
+        if parent is None:
+            self.drop_id(node)
+            return ()
+        if parent.children.get(node.name) is node:
+            del parent.children[node.name]
+        return (parent,)
+
+    def _remove_shared(self, node: Node, links: Links) -> list[DirNode]:
+        """Take a file with several names out of the table, which is left by its directories in turn."""
+        for key in links.keys:
+            if self.by_key.get(key) is node:
+                del self.by_key[key]
+        for parent, name in links.names:
             if parent.children.get(name) is node:
                 del parent.children[name]
-        if isinstance(node, Node) and node.links is not None:
-            for key in node.links.keys:
-                if self.by_key.get(key) is node:
-                    del self.by_key[key]
-        return [parent for parent, _ in places]
+        return [parent for parent, _ in links.names]
 
 
 def _names(node: AnyNode) -> set[tuple[DirNode, bytes]]:
@@ -322,10 +332,6 @@ def _names(node: AnyNode) -> set[tuple[DirNode, bytes]]:
     if isinstance(node, Node) and node.links is not None:
         return node.links.names
     return set()
-
-
-def _has_several_names(node: AnyNode) -> bool:
-    return isinstance(node, Node) and node.links is not None
 
 
 def _is_needed(node: AnyNode) -> bool:
