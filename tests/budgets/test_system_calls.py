@@ -48,6 +48,7 @@ _SAME = {
     **dict.fromkeys(("openat", "openat2", "open"), "open"),
     **dict.fromkeys(("renameat", "renameat2"), "rename"),
     **dict.fromkeys(("fsync", "sync_file_range"), "sync"),
+    "syscall_0x1c3": "cachestat",
     **dict.fromkeys(("fchmodat2", "syscall_0x1c4", "fchmod"), "chmod"),
     **dict.fromkeys(("lsetxattr", "setxattr", "fsetxattr"), "setxattr"),
     **dict.fromkeys(("listxattr", "llistxattr", "flistxattr"), "listxattr"),
@@ -196,7 +197,7 @@ _PASSTHROUGH: dict[str, str] = {
     "open and read a lower file": "4: close listxattr open preadv2 stat*4",
     "open and close a file of the writable layer": "2: close ioctl*2 open stat",
     "open it and write": "3: close ioctl*2 listxattr open stat",
-    "open, sync": "4: close*2 fcntl ioctl*2 open stat*2 sync",
+    "open, sync": "4: cachestat close*2 fcntl ioctl*2 open stat*2 sync",
     "chmod": "1: chmod stat",
     "chown": "2: chown stat*2",
     "set times": "1: stat utimens",
@@ -240,7 +241,7 @@ _OPENED: dict[str, str] = {
     **_PASSTHROUGH,
     "open and close a file of the writable layer": "2: close open",
     "open it and write": "4: close listxattr open pwrite",
-    "open, sync": "4: close*2 fcntl open stat sync",
+    "open, sync": "4: cachestat close*2 fcntl open stat sync",
     "copy up to write": "5: chmod close*3 copy handle ioctl listxattr*3 open*3 pwrite rename setxattr stat*6 sync "
     "utimens*2",
     "create": "3: close getxattr open stat*2",
@@ -253,7 +254,7 @@ _WRITE_THROUGH: dict[str, str] = {
     "open and read a lower file": "4: listxattr open preadv2 stat*4",
     "open and close a file of the writable layer": "0:",
     "open it and write": "2: listxattr open pwrite",
-    "open, sync": "2: close fcntl open stat sync",
+    "open, sync": "2: cachestat close fcntl open stat sync",
     "truncate": "2: stat truncate",
     "copy up to write": "3: chmod close*2 copy handle ioctl listxattr*3 open*3 pwrite rename setxattr stat*6 sync "
     "utimens*2",
@@ -268,7 +269,7 @@ _WRITE_BACK: dict[str, str] = {
     "open and read a lower file": "4: listxattr open preadv2 stat*4",
     "open and close a file of the writable layer": "0:",
     "open it and write": "4: listxattr open preadv2 pwrite stat*4 utimens*2",
-    "open, sync": "2: close fcntl open stat sync",
+    "open, sync": "2: cachestat close fcntl open stat sync",
     "truncate": "2: stat truncate utimens",
     "copy up to write": "5: chmod close*3 copy handle ioctl listxattr*4 open*4 preadv2 pwrite rename setxattr stat*9 "
     "sync utimens*4",

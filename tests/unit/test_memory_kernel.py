@@ -178,7 +178,7 @@ def test_a_reader_sees_what_is_written_after_a_copy_up(mount: Mount, *, deferrin
     """The handle follows its node, whether the copy is made at once or by another thread."""
     kernel = mount.kernel
     copyup = mount.stack.writable().copyup
-    copyup.deferring, copyup.small_took_ns = deferring, 1 << 40
+    copyup.deferring, copyup.upper.pace.average_ns = deferring, 1 << 40
     reader = kernel.open("file")
     assert kernel.read(reader, 3) == b"xxx"
     writer = kernel.open("file", os.O_RDWR)

@@ -1,4 +1,4 @@
-"""Who waits for a disk: the loop for one that has shown itself quick, a worker thread for any other."""
+"""Who waits for a disk: the loop if it has shown itself quick, a worker thread otherwise."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from unionfs.fuse.openfiles import OpenFiles, Pace
+from unionfs.fuse.openfiles import OpenFiles
+from unionfs.layers.layer import Pace, pace_of_reads, pace_of_writing_out
 from unionfs.union.stack import Config, open_stack
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ NOT_A_DISK = os.makedev(0, 40)  # what network file systems and FUSE have
 
 @pytest.fixture
 def waiting(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How long each read from now on takes, in nanoseconds; as long as the last one when there is no other."""
+    """How long each wait from now on takes, in nanoseconds; as long as the last one when there is no other."""
     times = [0]
     clock = [0]
 
@@ -27,53 +28,59 @@ def waiting(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         clock[0] += times[0] if len(times) == 1 else times.pop(0)
         return clock[0]
 
-    monkeypatch.setattr("unionfs.fuse.openfiles.time.perf_counter_ns", now)
+    monkeypatch.setattr("unionfs.layers.layer.time.perf_counter_ns", now)
     return times
 
 
-def read(made: Pace, path: Path, times: int = 1) -> None:
-    window = bytearray(4)
-    descriptor = os.open(path, os.O_RDONLY)
+def wait(made: Pace, times: int = 1) -> None:
     for _ in range(times):
-        assert made.read(descriptor, window, 1) == 3
-    os.close(descriptor)
-    assert window[:3] == b"ata"
+        assert made.wait(divmod, 7, 2) == (3, 1)
 
 
-@pytest.fixture
-def file(tmp_path: Path) -> Path:
-    (tmp_path / "file").write_bytes(b"data")
-    return tmp_path / "file"
-
-
-def test_a_disk_is_quick_once_it_was_so_often_enough(waiting: list[int], file: Path) -> None:
+def test_a_disk_is_quick_to_read_from_once_it_was_so_often_enough(waiting: list[int]) -> None:
     waiting[:] = [50_000]
-    made = Pace(DISK)
-    read(made, file)
+    made = pace_of_reads(DISK)
+    wait(made)
     assert not made.quick
-    read(made, file, 30)
+    wait(made, 30)
     assert made.quick
 
 
-def test_a_slow_disk_is_never_quick(waiting: list[int], file: Path) -> None:
+def test_a_slow_disk_is_never_quick(waiting: list[int]) -> None:
     waiting[:] = [300_000]
-    made = Pace(DISK)
-    read(made, file, 100)
+    made = pace_of_reads(DISK)
+    wait(made, 100)
     assert not made.quick
 
 
-def test_a_disk_that_keeps_us_waiting_is_quick_no_longer(waiting: list[int], file: Path) -> None:
+def test_a_disk_that_keeps_us_waiting_is_quick_no_longer(waiting: list[int]) -> None:
     waiting[:] = [50_000]
-    made = Pace(DISK)
-    read(made, file, 30)
+    made = pace_of_reads(DISK)
+    wait(made, 30)
     waiting[:] = [10_000_000]
-    read(made, file)
+    wait(made)
     assert not made.quick
 
 
-def test_what_is_no_disk_is_never_quick(waiting: list[int], file: Path) -> None:
-    made = Pace(NOT_A_DISK)
-    read(made, file, 100)
+def test_what_is_no_disk_is_never_quick_to_read_from(waiting: list[int]) -> None:
+    made = pace_of_reads(NOT_A_DISK)
+    wait(made, 100)
+    assert not made.quick
+
+
+def test_writing_out_is_quick_until_it_takes_long(waiting: list[int]) -> None:
+    made = pace_of_writing_out()
+    assert made.quick
+    waiting[:] = [30_000_000]
+    wait(made)
+    assert not made.quick
+
+
+def test_what_fails_took_its_time_too(waiting: list[int]) -> None:
+    waiting[:] = [30_000_000]
+    made = pace_of_writing_out()
+    with pytest.raises(ZeroDivisionError):
+        made.wait(divmod, 1, 0)
     assert not made.quick
 
 

@@ -87,6 +87,8 @@ class Dispatcher(AttributeVerbs, NameVerbs, FileVerbs):
             return handler(request)
         except OSError as error:
             return self.failure(request.unique, error)
+        finally:
+            self.asker = request.pid or self.asker  # 0: nobody asks for what is forgotten
 
     def failure(self, unique: int, error: OSError) -> bytes:
         """Return the reply for an operation that failed with ``error``."""

@@ -11,9 +11,9 @@ from __future__ import annotations
 import errno
 import os
 import stat
-import time
 
 from unionfs.fuse.wire import abi
+from unionfs.layers.layer import pace_of_reads
 from unionfs.syscalls import process
 from unionfs.union.inode_flags import forbidding
 from unionfs.union.nodes import Node
@@ -22,6 +22,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Protocol, TypeAlias
 
+    from unionfs.layers.layer import Pace
     from unionfs.union.nodes import AnyNode
     from unionfs.union.stack import Stack
 
@@ -45,37 +46,8 @@ if TYPE_CHECKING:
 SMALL_BYTES = 1 << 17
 """Up to this size a lower file is handed to the kernel whole when it is opened: one READ would bring as much."""
 
-_QUICK_NS = 200_000
-_UNKNOWN_NS = 1_000_000
-_WEIGHT = 8  # about as many reads make a new opinion
 SET_ID_BITS = stat.S_ISUID | stat.S_ISGID
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
-
-
-class Pace:
-    """How long reads of one file system wait for what is not in memory: a moving average, and so who should wait.
-
-    Handing the waiting to a worker takes some 65 µs, which is as long as a good disk takes for the data itself.
-    So the loop waits for a file system that has shown itself quick, and a worker for any other.
-    """
-
-    __slots__ = ("average_ns", "local")
-
-    def __init__(self, device: int) -> None:
-        self.average_ns = _UNKNOWN_NS
-        self.local = os.major(device) != 0  # anything else may be at the other end of a network, or another server
-
-    @property
-    def quick(self) -> bool:
-        """Whether waiting for a read here costs less than having another thread wait."""
-        return self.local and self.average_ns < _QUICK_NS
-
-    def read(self, descriptor: int, window: memoryview | bytearray, offset: int) -> int:
-        """Read as preadv(2) does, with an eye on the clock. Raises OSError."""
-        begun = time.perf_counter_ns()
-        got = os.preadv(descriptor, [window], offset)
-        self.average_ns += (time.perf_counter_ns() - begun - self.average_ns) // _WEIGHT
-        return got
 
 
 class OpenFile:
@@ -133,10 +105,10 @@ class RealFiles:
         raise NotImplementedError
 
     def pace(self, device: int) -> Pace:
-        """Return the pace of the file system with that st_dev."""
+        """Return the pace of reads of the file system with that st_dev."""
         known = self._paces.get(device)
         if known is None:
-            known = self._paces[device] = Pace(device)
+            known = self._paces[device] = pace_of_reads(device)
         return known
 
     def descriptor(self, node: Node) -> int:

@@ -11,7 +11,7 @@ import os
 import stat
 
 from unionfs import errors, ondisk
-from unionfs.layers.layer import DT_CHR, DT_REG, DescriptorCache, Dir, Layer
+from unionfs.layers.layer import DT_CHR, DT_REG, DescriptorCache, Dir, Layer, pace_of_writing_out
 from unionfs.syscalls import files
 
 TYPE_CHECKING = False
@@ -29,10 +29,10 @@ class WritableLayer(Layer):
     """The top of a stack. ``work`` is a directory on the same file system, for this layer's use alone.
 
     Unless ``durable``, as for ``volatile`` mounts, a crash may leave names with half of their data. ``write_out`` is
-    called with an open file before it gets its name.
+    called with an open file before it gets its name; ``pace`` is how long that takes.
     """
 
-    __slots__ = ("_counter", "_has_whiteout", "_links_whiteouts", "dialect", "work", "write_out")
+    __slots__ = ("_counter", "_has_whiteout", "_links_whiteouts", "dialect", "pace", "work", "write_out")
 
     def __init__(
         self,
@@ -47,6 +47,7 @@ class WritableLayer(Layer):
         super().__init__(path, fd, 0, cache)
         self.work = work
         self.write_out = choose_write_out(work) if durable else leave
+        self.pace = pace_of_writing_out()
         self._counter = 0
         self._has_whiteout = False  # whether the workdir has the one that all others are links to
         self._links_whiteouts = True  # until the file system has refused to give a device two names

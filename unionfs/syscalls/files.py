@@ -47,12 +47,16 @@ STATX_ATTR_MOUNT_ROOT = 0x2000
 STATX_BTIME = 0x800
 
 _SYS_OPENAT2 = 437
+_SYS_CACHESTAT = 451
 _SYS_FCHMODAT2 = 452
 _SYS_GETDENTS64 = 217 if X86_64 else 61
 _PERMISSION_BITS = 0o7777
 
 _OPEN_HOW = Struct("=QQQ")
 _TIMESPECS = Struct("=qqqq")
+_CACHESTAT = Struct("=5Q")
+_WHOLE_FILE = bytes(16)  # struct cachestat_range: from 0 on
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 _STATX = Struct("=IIQIIIHxxQQQQqI4xqI4xqI4xqI4xIIII")
 _STATX_ATTRIBUTES = slice(8, 16)
 _HANDLE_HEAD = Struct("=Ii")
@@ -162,6 +166,17 @@ _sync_file_range.argtypes = [ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctype
 def wait_for_data(descriptor: int) -> None:
     """Write out a file's data and wait for that, not for its metadata; see sync_file_range(2). Raises OSError."""
     check(_sync_file_range(descriptor, 0, 0, _SYNC_FILE_RANGE_WRITE_AND_WAIT))
+
+
+def unwritten_bytes(descriptor: int) -> int | None:
+    """Return how much of an open file has not reached the disk, None where the kernel does not tell (cachestat(2) of
+    Linux 6.5).
+    """
+    buffer = ctypes.create_string_buffer(_CACHESTAT.size)
+    if _syscall(_SYS_CACHESTAT, descriptor, _WHOLE_FILE, buffer, 0):
+        return None
+    pages: tuple[int, ...] = _CACHESTAT.unpack(buffer)
+    return (pages[1] + pages[2]) * _PAGE_BYTES  # nr_dirty, nr_writeback
 
 
 def clone_file(source: int, target: int) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import errno
 import os
 import stat
-import time
 
 from unionfs import ondisk
 from unionfs.syscalls import files
@@ -43,7 +42,6 @@ _DATA_MARKS = {
 _CREATE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _WITHOUT_SET_ID = 0o1777
 _SMALL_BYTES = 1 << 16
-_QUICK_NS = 2_000_000  # to hand a small copy to another thread and back takes a tenth of this
 
 
 class Pending(Exception):
@@ -57,7 +55,7 @@ class Pending(Exception):
 class CopyJob:
     """The copying of one regular file: ``run`` in any thread, then ``CopyUp.finish`` in the union's own."""
 
-    __slots__ = ("bare", "copyup", "error", "flags", "node", "size", "source", "staged", "state", "target", "took_ns")
+    __slots__ = ("bare", "copyup", "error", "flags", "node", "size", "source", "staged", "state", "target")
 
     def __init__(self, copyup: CopyUp, node: Node, state: os.stat_result, *, truncate: bool) -> None:
         self.copyup = copyup
@@ -65,7 +63,6 @@ class CopyJob:
         self.state = state
         self.staged = b""
         self.size = 0 if truncate else state.st_size
-        self.took_ns = 0
         self.flags = 0
         self.bare = -1
         self.source = -1
@@ -74,8 +71,8 @@ class CopyJob:
 
     @property
     def small(self) -> bool:
-        """Whether copying may well take less time than to have another thread do it."""
-        return self.size <= _SMALL_BYTES
+        """Whether copying, with writing out, may well take less time than to have another thread do it."""
+        return 0 < self.size <= _SMALL_BYTES
 
     @property
     def original(self) -> int:
@@ -84,12 +81,13 @@ class CopyJob:
 
     def run(self) -> None:
         """Copy; an error is kept for ``finish``."""
-        started = time.perf_counter_ns()
         try:
-            self._copy()
+            if self.small:
+                self.copyup.upper.pace.wait(self._copy)
+            else:
+                self._copy()
         except OSError as error:
             self.error = error
-        self.took_ns = time.perf_counter_ns() - started
 
     def _copy(self) -> None:
         if self.size:
@@ -145,11 +143,10 @@ class DataJob(CopyJob):
 class CopyUp:
     """Copies nodes of ``view`` up into its writable layer.
 
-    ``small_took_ns`` is how long the last small copy took. As long as that is next to nothing it is not deferred: on a
-    quick disk the hand-over costs more than the copy, on a slow one others are served meanwhile.
+    A small copy is not deferred if the disk is quick: the hand-over would cost more than the copy.
     """
 
-    __slots__ = ("deferring", "index", "jobs", "metacopy", "small_took_ns", "unshared", "upper", "view")
+    __slots__ = ("deferring", "index", "jobs", "metacopy", "unshared", "upper", "view")
 
     def __init__(self, view: View, upper: WritableLayer, index: LinkIndex) -> None:
         self.view = view
@@ -158,7 +155,6 @@ class CopyUp:
         self.deferring = False
         self.metacopy = False  # whether a change of attributes leaves the data where it is
         self.jobs: dict[int, CopyJob] = {}
-        self.small_took_ns = 0
         self.unshared: set[int] = set()  # st_dev of file systems that do not share data with the writable layer's
 
     # -- directories -------------------------------------------------------------------------------------------------
@@ -264,7 +260,7 @@ class CopyUp:
         self._start(job)
 
     def _start(self, job: CopyJob) -> None:
-        if self.deferring and job.size and not (job.small and self.small_took_ns < _QUICK_NS):
+        if self.deferring and job.size and not (job.small and self.upper.pace.quick):
             self.jobs[job.node.id] = job
             raise Pending(job)
         job.run()
@@ -273,8 +269,6 @@ class CopyUp:
     def finish(self, job: CopyJob) -> None:
         """Take over what ``job`` has copied. Raises OSError, that of the job if it failed."""
         self.jobs.pop(job.node.id, None)
-        if job.small:
-            self.small_took_ns = job.took_ns
         job.finish()
 
     def publish_job(self, job: CopyJob) -> None:

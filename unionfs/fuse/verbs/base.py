@@ -9,7 +9,7 @@ import stat
 from unionfs.fuse import modes
 from unionfs.fuse.openfiles import SET_ID_BITS
 from unionfs.fuse.wire import notify, replies
-from unionfs.syscalls import process
+from unionfs.syscalls import files, process
 from unionfs.union.nodes import ROOT_ID, AnyNode, DirNode, Node
 from unionfs.union.pieces import devices_of_programs
 
@@ -29,6 +29,7 @@ FOREVER_S = 1 << 31
 _S_IFMT = 0o170000
 MAX_WRITE_BYTES = 1 << 20
 DT_DIR = 4
+_LITTLE_BYTES = 1 << 20  # of unwritten data: a quick disk takes hardly longer for it than for a page
 
 
 class Later:
@@ -60,6 +61,7 @@ class Verbs:
         self.no_opendir = False
         self.generation = int.from_bytes(os.urandom(4), "little") >> 1  # other mounts' file handles mean nothing here
         self.page = bytearray(MAX_WRITE_BYTES)
+        self.asker = 0  # the process that the request before this one came from
         self.lookers: set[int] = set()  # processes that looked at files which they had listed
 
     def _directory(self, node_id: int) -> DirNode:
@@ -130,7 +132,18 @@ class Verbs:
         """Have the kernel ask for attributes that it still relies on."""
         self.notify(notify.inval_inode(node.id, offset=-1))
 
-    def _sync(self, unique: int, descriptor: int, sync: Callable[[int], None]) -> Later:
+    def _sync_soon(self, request: Request, descriptor: int, sync: Callable[[int], None]) -> Later:
+        """Return the work of a sync that is waited for here if little has to be written, the disk is quick, and nobody
+        but who asks for it asks for anything.
+        """
+        unwritten = files.unwritten_bytes(descriptor)
+        if unwritten is None or unwritten > _LITTLE_BYTES:
+            return self._sync(request.unique, descriptor, sync)
+        pace = self._edit().upper.pace
+        alone = request.pid == self.asker
+        return self._sync(request.unique, descriptor, lambda file: pace.wait(sync, file), short=alone and pace.quick)
+
+    def _sync(self, unique: int, descriptor: int, sync: Callable[[int], None], *, short: bool = False) -> Later:
         """Return the work of one sync on ``descriptor``, which it closes."""
 
         def run() -> bytes:
@@ -140,7 +153,7 @@ class Verbs:
                 os.close(descriptor)
             return replies.ok(unique)
 
-        return Later(run)
+        return Later(run, short=short)
 
 
 def _is_in_group(request: Request, group: int) -> bool:

@@ -18,9 +18,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from unionfs.fuse.openfiles import Pace
     from unionfs.fuse.verbs.base import Buffers, Reply
     from unionfs.fuse.wire.requests import Request
+    from unionfs.layers.layer import Pace
     from unionfs.union.nodes import Node
 
 _COPY_AT_ONCE_BYTES = 1 << 18  # what is copied before another thread would have taken over
@@ -70,7 +70,7 @@ class FileVerbs(Verbs):
         """Wait for the data to hand out, if still nobody has the file open and nobody has changed it."""
         if self.files.handles(node) == 1 and not node.in_upper:
             window = memoryview(self.page)[:size]
-            if pace.read(self.files.borrow(node)[0], window, 0) == size:
+            if pace.wait(os.preadv, self.files.borrow(node)[0], [window], 0) == size:
                 self._store(node, window)
         return reply
 
@@ -126,7 +126,7 @@ class FileVerbs(Verbs):
         descriptor, owned = self.files.borrow(self._file(request.nodeid))
         try:
             window = memoryview(self.page)[:size]
-            got = pace.read(descriptor, window, offset)
+            got = pace.wait(os.preadv, descriptor, [window], offset)
         finally:
             if owned:
                 os.close(descriptor)
@@ -151,7 +151,7 @@ class FileVerbs(Verbs):
         else:
             descriptor, owned = self.view.open_own(node, os.O_RDONLY), True
         sync = os.fdatasync if request.args[1] & abi.FSYNC_FDATASYNC else os.fsync
-        return self._sync(request.unique, descriptor if owned else os.dup(descriptor), sync)
+        return self._sync_soon(request, descriptor if owned else os.dup(descriptor), sync)
 
     def _syncfs(self, request: Request) -> Reply:
         if self.stack.upper is None or self.stack.config.volatile:
@@ -266,7 +266,7 @@ def _read_at_once(descriptor: int, window: memoryview, offset: int) -> int:
 def _read_slowly(unique: int, pace: Pace, descriptor: int, offset: int, size: int) -> Buffers:
     window = memoryview(bytearray(size))
     try:
-        got = pace.read(descriptor, window, offset)
+        got = pace.wait(os.preadv, descriptor, [window], offset)
     finally:
         os.close(descriptor)
     return replies.header(unique, got), window[:got]

@@ -78,7 +78,7 @@ class NameVerbs(Verbs):
         node = self._directory(request.nodeid)
         if node.upper is None or self.stack.config.volatile:
             return replies.ok(request.unique)
-        return self._sync(request.unique, os.dup(node.upper.descriptor()), os.fsync)
+        return self._sync_soon(request, os.dup(node.upper.descriptor()), os.fsync)
 
     def _readdir(self, request: Request) -> Reply:
         return self._list(request, plus=False)
