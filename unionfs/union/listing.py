@@ -119,6 +119,10 @@ class Listing:
         rows.names[row], rows.kinds[row] = name, kind
         rows.set_ino(row, ino)
 
+    def is_empty(self) -> bool:
+        """Tell whether it has no name, reading on until there is one. Raises OSError."""
+        return not self.reaches(0) if self._index is None else not self._index
+
     def remove(self, name: bytes) -> None:
         """Take note that ``name`` is gone."""
         position = self._positions().pop(name, None)

@@ -378,7 +378,12 @@ class View:
             yield name, kind, 0 if unsure else self.map_ino(dev, ino)
 
     def is_empty(self, node: DirNode) -> bool:
-        """Tell whether a directory shows no name, whatever whiteouts it holds. Raises OSError."""
+        """Tell whether a directory shows no name, whatever whiteouts it holds. Raises OSError.
+
+        Who removes all that is in it has listed it before.
+        """
+        if node.listing is not None:
+            return node.listing.is_empty()
         return next(self.names(node), None) is None
 
     # -- attributes --------------------------------------------------------------------------------------------------
