@@ -81,7 +81,7 @@ def one_time_is_left_or_taken_from_the_clock(at: Place) -> None:
 
 
 def later(path: Path, *, mtime: bool, ctime: bool) -> None:
-    """Assert which of the times are no longer those of ``_age``."""
+    """Assert which of the times are no longer those of ``age``."""
     found = os.lstat(path)
     assert (found.st_mtime_ns != LONG_AGO_NS) is mtime, f"mtime of {path}"
     assert (found.st_ctime_ns > _aged[path]) is ctime, f"ctime of {path}"
@@ -91,10 +91,14 @@ _aged: dict[Path, int] = {}
 
 
 def age(*paths: Path) -> None:
-    """Give each path an old mtime, remember its ctime, and let the clock of the file system move on."""
+    """Give each path an old mtime, remember when, and let the clock of the file system move on.
+
+    Not its ctime: with ``write-back`` this is of the kernel's clock, and of the server's once the kernel has forgotten
+    the file, which it may at any time. Neither is later than the end of the call that sets it.
+    """
     for path in paths:
         os.utime(path, ns=(LONG_AGO_NS, LONG_AGO_NS), follow_symlinks=False)
-        _aged[path] = os.lstat(path).st_ctime_ns
+        _aged[path] = time.time_ns()
     time.sleep(0.012)  # the clock of inode times ticks at most every 10 ms
 
 
