@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 import unionfs
-from tests.support.mounts import prepare, union_mount
+from tests.support.mounts import prepare, run, union_mount
 from tests.support.probes import requires
 
 from .dialects import DIALECTS, Looker, write
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 pytestmark = requires("root", "fuse", "trusted-xattrs", "user-xattrs")
@@ -70,3 +71,41 @@ def test_names_that_another_dialect_deletes(tmp_path: Path, found: str, written:
     with unionfs.Union(lower=[upper, lower]) as union:
         assert Looker(union).tree() == shown
     assert os.listdir(work / "work") == []
+
+
+@pytest.fixture
+def xfs(tmp_path: Path) -> Iterator[Path]:
+    """An XFS, whose symbolic links have room for 1,023 bytes."""
+    image, place = tmp_path / "image", tmp_path / "xfs"
+    place.mkdir()
+    image.touch()
+    os.truncate(image, 320 << 20)
+    run("mkfs.xfs", "-q", image)
+    run("mount", "-o", "loop", image, place)
+    yield place
+    run("umount", place)
+
+
+@requires("loop", "mkfs.xfs")
+def test_a_name_far_down_of_a_lower_file_with_several(xfs: Path, tmp_path: Path) -> None:
+    """It can be removed, however little room there is to write its path down, and the other one knows."""
+    (lower,), upper, work = prepare(xfs)
+    (lower / "near").write_text("1")
+    near = os.open(lower, os.O_RDONLY)
+    _go_down(lower)
+    os.link("near", "far", src_dir_fd=near)
+    os.close(near)
+    with union_mount(tmp_path, [lower], upper, work) as mounted:
+        _go_down(mounted)
+        os.unlink("far")
+        os.chdir("/")
+        assert (mounted / "near").stat().st_nlink == 1
+
+
+def _go_down(place: Path) -> None:
+    """Change into a directory whose path has more than 1,023 bytes, making it where it is not there."""
+    os.chdir(place)
+    for _ in range(6):
+        if not os.path.isdir("d" * 200):
+            os.mkdir("d" * 200)
+        os.chdir("d" * 200)

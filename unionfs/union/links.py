@@ -8,7 +8,8 @@ Where there is no such attribute, and for a file that lost a name before it was 
 The count must be right whenever the server dies. So a name that only lower layers have of an indexed file becomes a
 link to it before it goes, as in ovl_nlink_start() of fs/overlayfs/util.c: then the step that takes the name changes the
 count. While links are added that do not count, ``links/`` has the count itself, ``=N``. Before a lower file loses a
-name it has ``DELTA PATH``: one less if the writable layer covers that path. The next server settles what is left.
+name it has ``DELTA INODE/NAME``: one less if the writable layer covers that name in its directory of that number. The
+next server settles what is left.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from __future__ import annotations
 import os
 
 from unionfs import ondisk
-from unionfs.layers.layer import Dir
+from unionfs.layers.layer import DT_DIR, Dir
 from unionfs.syscalls import files
 from unionfs.union.nodes import AnyNode, DirNode, Node
 
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from unionfs.union.view import View
 
 _RECORDS = b"links"
-_PATH_LIMIT_BYTES = 4000  # what a symbolic link has room for, symlink(2)
 
 
 class LinkIndex:
@@ -139,10 +139,10 @@ class LinkIndex:
             self.bring(node, parent.upper.descriptor(), name)
             return True
         state = os.stat(node.home_name, dir_fd=node.home.descriptor(), follow_symlinks=False)
-        path = os.path.join(parent.upper.path(), name).lstrip(b"/")
-        if state.st_nlink + node.links.delta > 1 and len(path) < _PATH_LIMIT_BYTES:
+        if state.st_nlink + node.links.delta > 1:
             entry = self._entry_name(node.home, node.home_name, state)
-            self._write_record(entry, b"%d %s" % (node.links.delta, path))
+            directory = os.stat(parent.upper.descriptor()).st_ino
+            self._write_record(entry, b"%d %d/%s" % (node.links.delta, directory, name))
         return False
 
     def lower_name_gone(self, node: Node) -> None:
@@ -218,17 +218,24 @@ class LinkIndex:
             os.close(records)
 
     def _settle(self, entry: bytes, value: bytes) -> None:
-        delta, _, path = value.partition(b" ")
-        if path:
-            self._record(entry, int(delta) - self._is_covered(path))
+        delta, _, place = value.partition(b" ")
+        if place:
+            directory, name = place.split(b"/")
+            self._record(entry, int(delta) - self._is_covered(int(directory), name))
         elif value[:1] == b"=" and self.directory is not None and self.directory.has(entry):
             state = os.stat(entry, dir_fd=self.directory.descriptor(), follow_symlinks=False)
             self._write_delta(entry, int(value[1:]) - state.st_nlink)
 
-    def _is_covered(self, path: bytes) -> bool:
-        """Tell whether the writable layer has, or deletes, the name at ``path``."""
-        directory, name = os.path.split(path)
-        return self.upper.root.has(path) or self.upper.root.has(os.path.join(directory, ondisk.aufs_whiteout(name)))
+    def _is_covered(self, directory: int, name: bytes) -> bool:
+        """Tell whether the writable layer has, or deletes, ``name`` in its directory with this inode number."""
+        waiting = [self.upper.root]
+        while waiting:
+            place = waiting.pop()
+            if os.stat(place.descriptor()).st_ino == directory:
+                return place.has(name) or place.has(ondisk.aufs_whiteout(name))
+            waiting += [Dir(self.upper, place, child) for child, kind, _ino in place.entries() if kind == DT_DIR]
+            self.upper.cache.trim()
+        return False
 
     # -- lookup ------------------------------------------------------------------------------------------------------
 
