@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import unionfs
-from tests.support.mounts import prepare, run, union_mount
+from tests.support.mounts import overlayfs_mount, prepare, run, union_mount
 from tests.support.probes import requires
 
 from .dialects import DIALECTS, Looker, write
@@ -71,6 +71,26 @@ def test_names_that_another_dialect_deletes(tmp_path: Path, found: str, written:
     with unionfs.Union(lower=[upper, lower]) as union:
         assert Looker(union).tree() == shown
     assert os.listdir(work / "work") == []
+
+
+@requires("overlayfs")
+def test_link_counts_that_the_kernel_left_in_the_middle_of_a_copy_up(tmp_path: Path) -> None:
+    """They are relative to the lower file, which has all its names still; ovl_link_up() of fs/overlayfs/copy_up.c."""
+    (lower,), upper, work = prepare(tmp_path)
+    (lower / "a").write_text("1")
+    for name in ("b", "c"):
+        (lower / name).hardlink_to(lower / "a")
+    with overlayfs_mount(tmp_path, [lower], upper, work, "index=on") as mounted:
+        (mounted / "a").chmod(0o600)
+    (entry,) = (work / "index").iterdir()
+    os.setxattr(entry, "trusted.overlay.nlink", b"L+0")
+    (upper / "a").unlink()  # it comes after that
+    for left in (3, 2):
+        with union_mount(tmp_path, [lower], upper, work) as mounted:
+            assert [file.stat().st_nlink for file in mounted.iterdir()] == [left] * left
+            (mounted / "b").unlink(missing_ok=True)
+    with overlayfs_mount(tmp_path, [lower], upper, work, "index=on") as mounted:
+        assert [(file.name, file.stat().st_nlink) for file in sorted(mounted.iterdir())] == [("a", 2), ("c", 2)]
 
 
 @pytest.fixture

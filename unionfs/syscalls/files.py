@@ -244,6 +244,15 @@ def file_handle(directory: int, name: bytes) -> tuple[int, bytes]:
     return kind, buffer.raw[_HANDLE_HEAD.size : _HANDLE_HEAD.size + size]
 
 
+def open_handle(mount: int, kind: int, handle: bytes) -> int:
+    """Open, with O_PATH, the file that has this handle on the file system of ``mount``; see open_by_handle_at(2).
+
+    Raises OSError (ESTALE: it is gone; EPERM: without CAP_DAC_READ_SEARCH).
+    """
+    value = _HANDLE_HEAD.pack(len(handle), kind) + handle
+    return check(libc.open_by_handle_at(mount, value, os.O_PATH | os.O_CLOEXEC))
+
+
 def filesystem_type(descriptor: int) -> int:
     """Return the magic number of the file system that an open file is on; see fstatfs(2). Raises OSError."""
     buffer = ctypes.create_string_buffer(_STATFS_BYTES)

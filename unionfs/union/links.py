@@ -14,6 +14,7 @@ next server settles what is left.
 
 from __future__ import annotations
 
+import errno
 import os
 
 from unionfs import ondisk
@@ -261,7 +262,12 @@ class LinkIndex:
         return self._entries.get(state.st_ino)
 
     def read_delta(self, node: Node, state: os.stat_result) -> None:
-        """Make ``node`` shared under its upper file, with the count that ``overlay.nlink`` holds."""
+        """Make ``node`` shared under its upper file, with the count that ``overlay.nlink`` holds.
+
+        It is relative to the upper file's links (U), or to those of the lower one (L) if the kernel died between the
+        two steps of a copy-up; see ovl_get_nlink() of fs/overlayfs/util.c. From now on it is to be relative to the
+        upper's.
+        """
         links = self.nodes.share(node, (state.st_dev, state.st_ino))
         attribute = self.upper.dialect.attribute(ondisk.NLINK)
         if attribute is None:
@@ -270,8 +276,23 @@ class LinkIndex:
         try:
             value = os.getxattr(self.view.proc_path(node), attribute, follow_symlinks=False)
             links.delta = int(value[1:]) if value[:1] == b"U" else 0
+            if value[:1] == b"L" and self.is_indexed(node):
+                links.delta = self._lower_links(node.home_name) + int(value[1:]) - state.st_nlink
+                self._write_delta(node.home_name, links.delta)
         except (OSError, ValueError):
             links.delta = 0
+
+    def _lower_links(self, entry: bytes) -> int:
+        """Return the link count of the lower file that ``entry`` stands for. Raises OSError and ValueError."""
+        origin = ondisk.decode_origin(bytes.fromhex(entry.decode()))
+        layer = None if origin is None else self.view.origin_layer(origin)
+        if origin is None or layer is None:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), entry)
+        lower = files.open_handle(layer.root.descriptor(), origin.kind, origin.handle)
+        try:
+            return os.stat(lower).st_nlink
+        finally:
+            os.close(lower)
 
     def read_lost_names(self, node: Node, state: os.stat_result) -> None:
         """Make the lower file ``node`` shared, with the names that it has lost so far."""

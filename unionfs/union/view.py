@@ -226,8 +226,12 @@ class View:
         origin = ondisk.decode_origin(value) if value is not None else None
         if origin is None or origin.ino is None:
             return None
-        layer = next((layer for layer in self.lowers if layer.uuid == origin.uuid), None)
+        layer = self.origin_layer(origin)
         return None if layer is None else self.map_ino(layer.dev, origin.ino)
+
+    def origin_layer(self, origin: ondisk.Origin) -> Layer | None:
+        """Return a lower layer on the file system that ``origin`` names, None where there is none."""
+        return next((layer for layer in self.lowers if layer.uuid == origin.uuid), None)
 
     # -- directories -------------------------------------------------------------------------------------------------
 
