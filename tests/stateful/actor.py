@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import fcntl
+import mmap
 import os
 import stat
 from functools import wraps
+from struct import Struct
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from tests.support.trees import snapshot
@@ -27,10 +30,21 @@ _libc = ctypes.CDLL(None, use_errno=True)
 PRESENT_NS = range(1_704_067_200 * 10**9, 2_082_758_400 * 10**9)
 
 
+_BLOCK_BYTES = 4096  # what O_DIRECT takes on any file system here
+_ONE_RECORD_BYTES = 32  # room for one struct linux_dirent64 with a name as short as those here
+_NAME_AT = 19  # where the name stands in it
+_FLOCK = Struct("hhqqi4x")  # struct flock, fcntl(2)
+_F_OFD_SETLK = 37
+
+
 class Failed(NamedTuple):
     """The outcome of an operation that raised OSError."""
 
     error: str
+
+
+class Stale:
+    """The outcome of a mapping that does not show what its file has; equal to no other, not even such a one."""
 
 
 Operation = TypeVar("Operation", bound="Callable[..., Any]")
@@ -60,20 +74,28 @@ def _become(who: int) -> None:
 
 
 class Actor:
-    """The directory, and the descriptors that operations left open in it, by slot."""
+    """The directory, and the descriptors that operations left open in it, by slot.
 
-    def __init__(self, root: Path) -> None:
+    ``dates_opened`` dates each file that is opened to write: overlayfs does so where it copies data then.
+    """
+
+    def __init__(self, root: Path, *, dates_opened: bool = False) -> None:
+        self._dates_opened = dates_opened
         self.root = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
         self._open: dict[int, int] = {}
+        self._mapped: dict[int, mmap.mmap] = {}
 
     def leave(self) -> None:
         """Close everything, so that the mount can be unmounted."""
         os.chdir("/")
-        for descriptor in (*self._open.values(), self.root):
-            os.close(descriptor)
+        for slot in tuple(self._open):
+            self.forget(slot)
+        os.close(self.root)
 
     def forget(self, slot: int) -> None:
-        """Close what is open in the slot, if anything."""
+        """Close what is open in the slot, if anything, and unmap it."""
+        if slot in self._mapped:
+            self._mapped.pop(slot).close()
         if slot in self._open:
             os.close(self._open.pop(slot))
 
@@ -84,12 +106,18 @@ class Actor:
             for name in sorted(directories + names):
                 yield os.path.join(directory, name)[len(top) :]
 
+    def _opened(self, path: bytes, flags: int, mode: int = 0) -> int:
+        descriptor = os.open(path, flags | os.O_NONBLOCK, mode)
+        if self._dates_opened and flags & os.O_ACCMODE:
+            os.utime(descriptor)
+        return descriptor
+
     # by path
 
     @operation
     def create(self, path: bytes, mode: int, flags: int) -> None:
         """Open with O_CREAT."""
-        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NONBLOCK | flags, mode))
+        os.close(self._opened(path, os.O_WRONLY | os.O_CREAT | flags, mode))
 
     @operation
     def write(self, path: bytes, data: bytes, offset: int, flags: int) -> object:
@@ -102,7 +130,7 @@ class Actor:
         return self._through(path, os.O_RDONLY, lambda descriptor: os.read(descriptor, 65536))
 
     def _through(self, path: bytes, flags: int, use: Callable[[int], Any]) -> Any:
-        descriptor = os.open(path, flags | os.O_NONBLOCK)
+        descriptor = self._opened(path, flags)
         try:
             return use(descriptor)
         finally:
@@ -118,8 +146,16 @@ class Actor:
 
     @operation
     def fallocate(self, path: bytes, mode: int, offset: int, length: int) -> None:
-        """See fallocate(2)."""
-        self._through(path, os.O_WRONLY, lambda descriptor: raw.fallocate(descriptor, mode, offset, length))
+        """See fallocate(2). Whether a failure dates the file is not compared."""
+
+        def allocate(descriptor: int) -> None:
+            try:
+                raw.fallocate(descriptor, mode, offset, length)
+            except OSError:
+                os.utime(descriptor)
+                raise
+
+        self._through(path, os.O_WRONLY, allocate)
 
     @operation
     def copy_range(self, old: bytes, new: bytes) -> object:
@@ -140,6 +176,23 @@ class Actor:
         )
 
     @operation
+    def direct(self, path: bytes, block: int) -> object:
+        """Write a block past the page cache and read all blocks up to it so, as O_DIRECT of open(2) has it."""
+        room = mmap.mmap(-1, (block + 1) * _BLOCK_BYTES)  # aligned, as some file systems want it
+        room.write(b"direct" * 600)
+
+        def copy(descriptor: int) -> bytes:
+            os.pwrite(descriptor, memoryview(room)[:_BLOCK_BYTES], block * _BLOCK_BYTES)
+            return room[: os.preadv(descriptor, [room], 0)]
+
+        return self._through(path, os.O_RDWR | os.O_DIRECT, copy)
+
+    @operation
+    def holes(self, path: bytes) -> object:
+        """Read what lseek(2) calls data and take the rest for zeros: which blocks are holes may differ."""
+        return self._through(path, os.O_RDONLY, _read_data)
+
+    @operation
     def mkdir(self, path: bytes, mode: int) -> None:
         """See mkdir(2)."""
         os.mkdir(path, mode)
@@ -148,6 +201,30 @@ class Actor:
     def rmdir(self, path: bytes) -> None:
         """See rmdir(2)."""
         os.rmdir(path)
+
+    @operation
+    def empty(self, path: bytes) -> None:
+        """Remove what a directory holds, as far as it is no directory that holds something itself."""
+        with os.scandir(path) as entries:
+            for entry in sorted(entries, key=lambda entry: entry.name):
+                (os.rmdir if entry.is_dir(follow_symlinks=False) else os.unlink)(entry.path)
+
+    @operation
+    def iterate(self, path: bytes, gone: bytes, made: bytes) -> list[bytes]:
+        """List a directory that changes after its first name; return what stood all along, as often as it came."""
+        directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            seen = [_next_name(directory)]
+            try:
+                os.unlink(gone, dir_fd=directory)
+                os.mknod(made, dir_fd=directory)
+            except OSError:
+                pass
+            while name := _next_name(directory):
+                seen.append(name)
+            return sorted(name for name in seen if name not in (gone, made))
+        finally:
+            os.close(directory)
 
     @operation
     def unlink(self, path: bytes) -> None:
@@ -240,7 +317,7 @@ class Actor:
     @operation
     def open(self, slot: int, path: bytes, flags: int) -> None:
         """Open and keep; what was open in the slot is closed."""
-        self._keep(slot, os.open(path, flags | os.O_NONBLOCK, 0o666))
+        self._keep(slot, self._opened(path, flags, 0o666))
 
     @operation
     def tmpfile(self, slot: int, path: bytes) -> None:
@@ -259,8 +336,8 @@ class Actor:
     @operation
     def close(self, slot: int) -> None:
         """Close what is open in the slot."""
-        os.close(self._held(slot))
-        del self._open[slot]
+        self._held(slot)
+        self.forget(slot)
 
     @operation
     def fread(self, slot: int, offset: int) -> bytes:
@@ -291,6 +368,68 @@ class Actor:
         os.fchmod(self._held(slot), mode)
 
     @operation
+    def fchown(self, slot: int, owners: tuple[int, int]) -> None:
+        """See fchown(2)."""
+        os.fchown(self._held(slot), *owners)
+
+    @operation
+    def fsetxattr(self, slot: int, name: bytes, value: bytes) -> None:
+        """See fsetxattr(2)."""
+        os.setxattr(self._held(slot), name, value)
+
+    @operation
+    def flock(self, slot: int, how: int) -> None:
+        """See flock(2): the slots of one file are in each other's way."""
+        fcntl.flock(self._held(slot), how | fcntl.LOCK_NB)
+
+    @operation
+    def lock(self, slot: int, how: int, start: int, length: int) -> None:
+        """Lock or unlock a range for this slot alone, see fcntl(2), F_OFD_SETLK."""
+        fcntl.fcntl(self._held(slot), _F_OFD_SETLK, _FLOCK.pack(how, os.SEEK_SET, start, length, 0))
+
+    @operation
+    def map(self, slot: int) -> None:
+        """Map all of the file that is open in the slot, with MAP_SHARED; to write where its descriptor may."""
+        held = self._held(slot)
+        writable = fcntl.fcntl(held, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDWR
+        size = os.fstat(held).st_size
+        if not (size and stat.S_ISREG(os.fstat(held).st_mode)):
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        if slot in self._mapped:
+            self._mapped.pop(slot).close()
+        self._mapped[slot] = mmap.mmap(held, size, access=mmap.ACCESS_WRITE if writable else mmap.ACCESS_READ)
+
+    @operation
+    def mread(self, slot: int) -> bytes | Stale:
+        """Return what the mapping of the slot shows, which must be what read(2) says."""
+        mapped = self._mapping(slot)
+        data = os.pread(self._held(slot), len(mapped), 0)
+        with open(os.memfd_create("copy"), "w+b", buffering=0) as copy:  # it fails where looking here is SIGBUS
+            try:
+                os.pwrite(copy.fileno(), memoryview(mapped)[: len(data)], 0)
+            except OSError:
+                return Stale()
+            return data if os.pread(copy.fileno(), len(data), 0) == data else Stale()
+
+    @operation
+    def mwrite(self, slot: int, data: bytes, offset: int) -> object:
+        """Change the file through the mapping of the slot; return what read(2) says then. Its date is not compared."""
+        mapped, held = self._mapping(slot), self._held(slot)
+        room = min(len(mapped), os.fstat(held).st_size) - offset
+        if room <= 0 or fcntl.fcntl(held, fcntl.F_GETFL) & os.O_ACCMODE != os.O_RDWR:
+            raise OSError(errno.EFAULT, os.strerror(errno.EFAULT))
+        mapped[offset : offset + min(room, len(data))] = data[:room]
+        mapped.flush()
+        os.utime(held)
+        return os.pread(held, 65536, 0)
+
+    def _mapping(self, slot: int) -> mmap.mmap:
+        self._held(slot)
+        if slot not in self._mapped:
+            raise OSError(errno.EFAULT, os.strerror(errno.EFAULT))
+        return self._mapped[slot]
+
+    @operation
     def fsync(self, slot: int) -> None:
         """See fsync(2)."""
         os.fsync(self._held(slot))
@@ -309,6 +448,32 @@ class Actor:
     def fmkdir(self, slot: int, name: bytes) -> None:
         """Make a directory in the one that is open in the slot."""
         os.mkdir(name, dir_fd=self._held(slot))
+
+
+def _read_data(descriptor: int) -> bytes:
+    """Return the content of a file, of which only what lseek(2) calls data is read."""
+    state = os.fstat(descriptor)
+    size = state.st_size if stat.S_ISREG(state.st_mode) else 0
+    content = bytearray(size)
+    end = 0
+    try:
+        while end < size:
+            start = os.lseek(descriptor, end, os.SEEK_DATA)
+            end = os.lseek(descriptor, start, os.SEEK_HOLE)
+            content[start:end] = os.pread(descriptor, end - start, start)
+    except OSError as error:
+        if error.errno != errno.ENXIO:  # no data is left
+            raise
+    return bytes(content)
+
+
+def _next_name(directory: int) -> bytes:
+    """Return the next name in an open directory, b"" at its end: all that there is room for. See getdents(2)."""
+    room = ctypes.create_string_buffer(_ONE_RECORD_BYTES)
+    size = _libc.getdents64(directory, room, _ONE_RECORD_BYTES)
+    if size < 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    return room.raw[_NAME_AT:size].split(b"\0")[0]
 
 
 def facts(found: os.stat_result) -> tuple[object, ...]:

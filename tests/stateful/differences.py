@@ -6,6 +6,8 @@ it was about is closed. What cannot be reconciled so is never asked, or is broug
 - chown(2) that changes neither owner nor group clears the set-id bits elsewhere; the kernel's FUSE does not pass it on.
 - copy_file_range(2) copies here whatever layers the files are in; overlayfs says EXDEV where these are on different
   file systems, and the caller has to copy.
+- In the mode ``write-back`` the kernel dates a file before it asks for fallocate(2), also where that fails.
+- With ``metacopy=on`` overlayfs dates a file whose data it copies, though it was only opened to write.
 - Whether truncating to the size that a file has already dates it is up to the file system; tmpfs does not.
 """
 
@@ -13,7 +15,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from .actor import Failed
+from .actor import Failed, Stale
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,7 +31,11 @@ class Difference(NamedTuple):
 
 
 def _unlinked_lower(step: Operation, ours: object, theirs: object) -> bool:
-    return step.name == "fchmod" and ours is None and theirs in (Failed("ENOENT"), Failed("EEXIST"))
+    return (
+        step.name in ("fchmod", "fchown", "fsetxattr")
+        and ours is None
+        and theirs in (Failed("ENOENT"), Failed("EEXIST"))
+    )
 
 
 def _absent_acl(step: Operation, ours: object, theirs: object) -> bool:
@@ -43,14 +49,21 @@ def _counts_names_that_are_gone(step: Operation, ours: object, theirs: object) -
     return ours[:-1] == theirs[:-1] and ours[-1] == 0  # the last fact is the number of links
 
 
+def _mapped_before_a_copy(step: Operation, ours: object, theirs: object) -> bool:
+    return step.name == "mread" and isinstance(theirs, Stale) and not isinstance(ours, Stale)
+
+
 DIFFERENCES: tuple[Difference, ...] = (
     Difference(
-        "fchmod(2) works on every open file; overlayfs cannot copy up a lower file that has no name left",
+        "fchmod(2) and the like work on every open file; overlayfs cannot copy up a lower file that has no name left",
         _unlinked_lower,
     ),
     Difference(
         "an open file that has lost all its names has no links; overlayfs shows those that it has in the lower layer",
         _counts_names_that_are_gone,
+    ),
+    Difference(
+        "a mapping shows what its file has; on overlayfs, what it had before it was copied up", _mapped_before_a_copy
     ),
     Difference(
         "an ACL that is not there can be removed, as on other file systems; overlayfs says ENODATA for a lower file",

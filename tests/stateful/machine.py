@@ -3,12 +3,15 @@
 What an operation is depends on the seed of the run and on its place in it alone. Hypothesis chooses the seed, and finds
 out which steps a failure needs; left to choose the arguments as well, it repeats the simplest ones most of the time.
 
-At the end of each run both are unmounted, and the kernel's overlayfs shows the directories that ours has left.
+On the way both are mounted anew, now and then with what one of them has written as one more lower layer of both. At the
+end of each run both are unmounted, and the kernel's overlayfs shows the directories that ours has left.
 """
 
 from __future__ import annotations
 
+import os
 import shutil
+import stat
 import tempfile
 import time
 from contextlib import ExitStack, contextmanager
@@ -16,14 +19,16 @@ from functools import partial
 from itertools import cycle, islice
 from pathlib import Path
 from random import Random
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from hypothesis import note
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from tests.support.mounts import overlayfs_mount, prepare
+from tests.support.mounts import overlayfs_mount, prepare, run
 from tests.support.trees import assert_same_tree, digest_of_layer
+from unionfs.errors import ConversionImpossible
+from unionfs.union.convert import convert
 
 from . import layers
 from .actor import Actor, shown
@@ -43,12 +48,12 @@ ORACLE_OPTIONS = "redirect_dir=on,index=on,xino=on"
 LAYERS = 3
 #: How many operations pass between two comparisons of the whole trees.
 COMPARE_EVERY = 15
-REMOUNT_EVERY = 70
+PAUSE_EVERY = 50
 BUSY_LIMIT_S = 10
 
 
 @contextmanager
-def oracle(base: Path, lowers: Sequence[Path], upper: Path, work: Path) -> Iterator[Path]:
+def oracle(base: Path, lowers: Sequence[Path], upper: Path, work: Path, options: str = "") -> Iterator[Path]:
     """The kernel's overlayfs with all that brings it nearer to POSIX.
 
     With ``index`` it refuses an upper whose last mount is still there: that of another mount namespace, made meanwhile
@@ -58,13 +63,34 @@ def oracle(base: Path, lowers: Sequence[Path], upper: Path, work: Path) -> Itera
     with ExitStack() as stack:
         while True:
             try:
-                point = stack.enter_context(overlayfs_mount(base, lowers, upper, work, ORACLE_OPTIONS))
+                point = stack.enter_context(overlayfs_mount(base, lowers, upper, work, ORACLE_OPTIONS + options))
                 break
             except AssertionError as error:
                 if "busy" not in str(error) or time.monotonic() > deadline:
                     raise
                 time.sleep(0.05)
         yield point
+
+
+def unlimited(chosen: Operation) -> Operation:
+    """Ask everything."""
+    return chosen
+
+
+class Way(NamedTuple):
+    """How ours is mounted, and the kernel's overlayfs to compare it with.
+
+    ``limit`` turns an operation that ours cannot be asked into one that it can; ``dialects`` are those that it reads
+    layers in; ``keeps_numbers`` says whether inode numbers are the same after a remount, ``dates_opened`` whether
+    theirs dates what is opened to write.
+    """
+
+    ours: Mount
+    theirs: Mount = oracle
+    limit: Callable[[Operation], Operation] = unlimited
+    dialects: tuple[str | None, ...] = (None, "userxattr", "oci")
+    keeps_numbers: bool = True
+    dates_opened: bool = False
 
 
 class Side(NamedTuple):
@@ -75,17 +101,12 @@ class Side(NamedTuple):
     lowers: Sequence[Path]
     upper: Path
     work: Path
-    before: Sequence[str]
 
     @classmethod
-    def build(cls, base: Path, mount: Mount, seed: int, elsewhere: Sequence[Path]) -> Side:
-        """Make the layers of ``seed``; the lower ones on the file systems ``elsewhere``, in turn, if there are any."""
-        lowers, upper, work = prepare(base, LAYERS)
-        if elsewhere:
-            places = islice(cycle(elsewhere), LAYERS)
-            lowers = [Path(tempfile.mkdtemp(dir=place, prefix=base.name)) for place in places]
-        layers.build(lowers, seed)
-        return cls(base, mount, lowers, upper, work, list(map(digest_of_layer, lowers)))
+    def over(cls, base: Path, mount: Mount, lowers: Sequence[Path]) -> Side:
+        """Make an upper and a workdir over ``lowers``."""
+        _, upper, work = prepare(base, 0)
+        return cls(base, mount, lowers, upper, work)
 
     def mounted(self, mount: Mount | None = None) -> AbstractContextManager[Path]:
         """Mount these directories, the usual way or another."""
@@ -93,12 +114,9 @@ class Side(NamedTuple):
 
 
 class Comparison(RuleBasedStateMachine):
-    """``ours`` against ``theirs``; subclasses set how each is mounted and the file system that holds the layers."""
+    """Ours against theirs; subclasses set the way and the file systems that hold the layers."""
 
-    ours: Mount
-    theirs: Mount = staticmethod(oracle)
-    #: Turns an operation that one side cannot be asked into one that it can.
-    limit: Callable[[Operation], Operation]
+    way: Way
     scratch: Path
     elsewhere: Sequence[Path] = ()
 
@@ -111,48 +129,65 @@ class Comparison(RuleBasedStateMachine):
         self.agree = True
         self.base = Path(tempfile.mkdtemp(dir=self.scratch))
         self.base.chmod(0o755)
+        self.digests: dict[Path, str] = {}
         self.sides: tuple[Side, ...] = ()
         self.actors: tuple[Actor, ...] = ()
 
     @initialize(seed=st.integers(0, 1 << 64))
     def mount(self, seed: int) -> None:
-        """Build the same layers twice and mount them."""
+        """Build the layers, the lower ones on the file systems ``elsewhere`` in turn, and mount them twice."""
         self.seed = seed
-        kinds = {"ours": type(self).ours, "theirs": type(self).theirs}
-        self.sides = tuple(Side.build(self.base / name, kind, seed, self.elsewhere) for name, kind in kinds.items())
+        places = islice(cycle(self.elsewhere or (self.base,)), LAYERS)
+        lowers = [Path(tempfile.mkdtemp(dir=place, prefix=self.base.name)) for place in places]
+        layers.build(lowers, seed)
+        self._stack_up(lowers, lowers)
         self._enter()
+
+    def _stack_up(self, *lowers: Sequence[Path]) -> None:
+        """Make both sides, each with its lower layers, which must stay as they are from now on."""
+        generation = f"{len(lowers[0])}"
+        kinds = ("ours", self.way.ours), ("theirs", self.way.theirs)
+        self.sides = tuple(
+            Side.over(self.base / name / generation, mount, below)
+            for (name, mount), below in zip(kinds, lowers, strict=True)
+        )
+        for layer in {*lowers[0], *lowers[1]} - self.digests.keys():
+            self.digests[layer] = digest_of_layer(layer)
 
     def _enter(self) -> None:
         self.mounted_at = self.steps
         self.points = [self.mounts.enter_context(side.mounted()) for side in self.sides]
-        self.actors = tuple(map(Actor, self.points))
+        self.actors = tuple(Actor(point, dates_opened=self.way.dates_opened) for point in self.points)
 
     def _leave(self) -> None:
+        """Compare everything and unmount both; what ours leaves shows the same tree in the kernel's overlayfs, as far
+        as that can read the layers below.
+        """
+        self.compare_trees()
+        expected = shown(self.points[1])
+        self._unmount()
+        if self.sides[0].lowers != self.sides[1].lowers:
+            return
+        with self.sides[0].mounted(self.way.theirs) as point:
+            assert_same_tree(shown(point), expected)
+
+    def _unmount(self) -> None:
         for actor in self.actors:
             actor.leave()
         self.actors = ()
         self.mounts.close()
 
     def teardown(self) -> None:
-        """Compare all that is left, also as the kernel shows what ours wrote."""
+        """Compare all that is left, and see that no lower layer has changed."""
         try:
             if self.actors and self.agree:
-                self.compare_trees()
-                expected = shown(self.points[1])
                 self._leave()
-                self._judge(expected)
+                for layer, before in self.digests.items():
+                    assert digest_of_layer(layer) == before, f"{layer}: a lower layer changed"
         finally:
-            with self.mounts:
-                for actor in self.actors:
-                    actor.leave()
-            for directory in (self.base, *(lower for side in self.sides for lower in side.lowers)):
+            self._unmount()
+            for directory in (*self.digests, self.base):
                 shutil.rmtree(directory, ignore_errors=directory != self.base)
-
-    def _judge(self, expected: Any) -> None:
-        with self.sides[0].mounted(oracle) as point:
-            assert_same_tree(shown(point), expected)
-        for side in self.sides:
-            assert list(map(digest_of_layer, side.lowers)) == side.before, f"{side.base.name}: a lower layer changed"
 
     @rule(perform=st.integers(0, 15).map(bool))
     def step(self, perform: bool) -> None:
@@ -161,7 +196,7 @@ class Comparison(RuleBasedStateMachine):
         if not perform:
             return
         random = Random(f"{self.seed} {self.steps}")
-        chosen = type(self).limit(choose(Situation(random, list(self.actors[1].paths()))))
+        chosen = self.way.limit(choose(Situation(random, list(self.actors[1].paths()))))
         self.tell(f" {chosen.name}{chosen.arguments} as user {chosen.who}")
         ours, theirs = (getattr(actor, chosen.name)(*chosen.arguments, who=chosen.who) for actor in self.actors)
         self.agree = ours == theirs or reason_for(chosen, ours, theirs) is not None
@@ -177,37 +212,67 @@ class Comparison(RuleBasedStateMachine):
         assert_same_tree(*map(shown, self.points))
 
     def _some_time_has_passed(self) -> bool:
-        return self.steps > self.mounted_at + 10
+        return self.steps > self.mounted_at + 25
 
-    def remount_is_due(self, number: int) -> bool:
-        """Tell where a run by chance remounts."""
-        return number % REMOUNT_EVERY == 0
+    def pause(self) -> None:
+        """Do what a run by chance does now and then."""
+        (self.retire, self.remount)[self.steps // PAUSE_EVERY % 2]()
 
     @precondition(_some_time_has_passed)
     @rule()
     def remount(self) -> None:
         """Unmount both, mount both: nothing may depend on what a server remembers."""
         self.tell("remount")
+        before = numbers(self.points[0])
+        self._unmount()
+        self._enter()
+        if self.way.keeps_numbers:
+            after = numbers(self.points[0])
+            changed = {path: (before.get(path), after.get(path)) for path in dict(before.items() ^ after.items())}
+            assert not changed, f"st_ino and st_nlink before and after a remount: {changed}"
+
+    @precondition(_some_time_has_passed)
+    @rule()
+    def retire(self) -> None:
+        """Put what one of the two has written below new writable layers of both, in a dialect of its own for ours."""
         self._leave()
+        random = Random(f"{self.seed} {self.steps} retire")
+        side, dialect = random.choice(self.sides), random.choice(self.way.dialects)
+        self.tell(f"retire {side.base.parent.name} as {dialect}")
+        shutil.rmtree(side.work)  # its index has links to files of the layer
+        copy = side.upper if dialect is None else in_dialect(side.upper, dialect)
+        self._stack_up([copy, *self.sides[0].lowers], [side.upper, *self.sides[1].lowers])
         self._enter()
 
 
-def unlimited(chosen: Operation) -> Operation:
-    """Ask everything."""
-    return chosen
+def numbers(root: Path) -> dict[bytes, tuple[int, int]]:
+    """Return the inode number of everything that is there, and the number of links of what is no directory."""
+    found = {}
+    for directory, directories, names in os.walk(os.fsencode(root)):
+        for name in directories + names:
+            state = os.lstat(os.path.join(directory, name))
+            own = 0 if stat.S_ISDIR(state.st_mode) else state.st_nlink
+            found[os.path.join(directory, name)] = state.st_ino, own
+    return found
 
 
-def machine(
-    scratch: Path,
-    ours: Mount,
-    limit: Callable[[Operation], Operation] = unlimited,
-    elsewhere: Sequence[Path] = (),
-) -> type[Comparison]:
-    """Return a state machine that compares a way to mount with the oracle; the layers are below ``scratch``, the lower
-    ones on the file systems ``elsewhere`` if there are any.
+def in_dialect(layer: Path, dialect: str) -> Path:
+    """Return a copy of a layer in another dialect, or the layer itself where that would take what the others hold."""
+    copy = layer.with_name("converted")
+    run("cp", "-a", layer, copy)
+    try:
+        convert(os.fsencode(copy), dialect)
+    except ConversionImpossible:
+        shutil.rmtree(copy)
+        return layer
+    return copy
+
+
+def machine(scratch: Path, way: Way, elsewhere: Sequence[Path] = ()) -> type[Comparison]:
+    """Return a state machine that compares in this way; the layers are below ``scratch``, the lower ones on the file
+    systems ``elsewhere`` if there are any.
     """
-    parts = {"scratch": scratch, "elsewhere": elsewhere, "ours": staticmethod(ours), "limit": staticmethod(limit)}
-    return type("Machine", (Comparison,), parts)
+    return type("Machine", (Comparison,), {"scratch": scratch, "elsewhere": elsewhere, "way": way})
 
 
 def run_by_chance(kind: type[Comparison], seed: int, steps: Collection[int], told: list[str]) -> None:
@@ -217,8 +282,8 @@ def run_by_chance(kind: type[Comparison], seed: int, steps: Collection[int], tol
     try:
         run.mount(seed)
         for number in range(1, max(steps) + 1):
-            if run.remount_is_due(number):
-                run.remount()
+            if number % PAUSE_EVERY == 0:
+                run.pause()
             run.step(number in steps)
     finally:
         run.teardown()

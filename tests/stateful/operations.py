@@ -5,6 +5,7 @@ Knows nothing of mounts: an operation is the name of a method of ``Actor`` and i
 
 from __future__ import annotations
 
+import fcntl
 import os
 import stat
 from typing import TYPE_CHECKING, NamedTuple
@@ -97,11 +98,16 @@ TABLE = (
     Row(4, "write", (old, content, size, of(0, os.O_APPEND, os.O_TRUNC))),
     Row(2, "truncate", (old, size)),
     Row(2, "read", (old,)),
-    Row(2, "fallocate", (old, of(0, 1, 3), size, size), for_all=False),  # allocate, beyond the end, punch a hole
+    # allocate, beyond the end, punch a hole, fill with zeros
+    Row(2, "fallocate", (old, of(0, 1, 3, 0x10, 0x11), size, size), for_all=False),
     Row(1, "copy_range", (old, old)),
+    Row(1, "direct", (old, of(0, 1, 3)), for_all=False),
+    Row(1, "holes", (old,)),
     Row(5, "mkdir", (new, mode)),
     Row(4, "rmdir", (old,)),
     Row(6, "unlink", (old,)),
+    Row(1, "empty", (old,)),
+    Row(1, "iterate", (old, name, name), for_all=False),
     Row(10, "rename", (old, new, of(0, 0, RENAME_NOREPLACE))),
     Row(3, "rename", (old, old, of(0, RENAME_EXCHANGE))),
     Row(4, "link", (old, new)),
@@ -131,6 +137,13 @@ TABLE = (
     Row(2, "fstat", (slot,), for_all=False),
     Row(1, "ftruncate", (slot, size), for_all=False),
     Row(1, "fchmod", (slot, mode), for_all=False),
+    Row(1, "fchown", (slot, owners), for_all=False),
+    Row(1, "fsetxattr", (slot, xattr, of(*layers.VALUES)), for_all=False),
+    Row(1, "flock", (slot, of(fcntl.LOCK_SH, fcntl.LOCK_EX, fcntl.LOCK_UN)), for_all=False),
+    Row(1, "lock", (slot, of(fcntl.F_RDLCK, fcntl.F_WRLCK, fcntl.F_UNLCK), size, size), for_all=False),
+    Row(2, "map", (slot,), for_all=False),
+    Row(2, "mread", (slot,), for_all=False),
+    Row(1, "mwrite", (slot, content, size), for_all=False),
     Row(1, "fsync", (slot,), for_all=False),
     Row(1, "freaddir", (slot,), for_all=False),
     Row(1, "flink", (slot, new), for_all=False),
@@ -143,6 +156,11 @@ def choose(now: Situation) -> Operation:
     row = now.random.choices(TABLE, [row.weight for row in TABLE])[0]
     who = 1000 if row.for_all and now.random.random() < 0.2 else 0
     return Operation(row.name, tuple(pick(now) for pick in row.picks), who)
+
+
+def unmapped(chosen: Operation) -> Operation:
+    """Replace looking at a mapping, which does not always show its file on overlayfs, by reading."""
+    return Operation("fread", (chosen.arguments[0], 0), 0) if chosen.name == "mread" else chosen
 
 
 def known_to_libfuse2(chosen: Operation) -> Operation:

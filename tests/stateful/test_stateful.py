@@ -13,23 +13,32 @@ from hypothesis.stateful import run_state_machine_as_test
 from tests.support.mounts import run, union_mount
 from tests.support.probes import requires
 
-from .machine import fewest_steps, machine, oracle, run_by_chance, unlimited, without_redirects
-from .operations import known_to_libfuse2
+from .machine import Way, fewest_steps, machine, oracle, run_by_chance, without_redirects
+from .operations import known_to_libfuse2, unmapped
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from .machine import Comparison, Mount
-    from .operations import Operation
+    from .machine import Comparison
 
-pytestmark = requires("root", "overlayfs")
+pytestmark = [requires("root", "overlayfs"), pytest.mark.timeout(300)]
 
-OURS: dict[str, Mount] = {
-    "direct": union_mount,
-    "fusepy": partial(union_mount, words=("--transport", "fusepy")),
+#: The kernel's overlayfs in the place of ours.
+KERNEL = Way(oracle, limit=unmapped, dialects=(None,), keeps_numbers=False)
+FUSEPY = Way(partial(union_mount, words=("--transport", "fusepy")), limit=known_to_libfuse2, keeps_numbers=False)
+#: The ways of ours to work, and what the kernel's overlayfs needs for the same.
+WAYS = {
+    "passthrough": Way(union_mount),
+    "metacopy": Way(
+        partial(union_mount, options="metacopy=on"), partial(oracle, options=",metacopy=on"), dates_opened=True
+    ),
+    **{name: Way(partial(union_mount, words=("--mode", name))) for name in ("write-through", "write-back", "opened")},
 }
-#: Operations of the long form, in tests of so many each: every one has a seed of its own.
+FIRST = {name: 1000 * index for index, name in enumerate(WAYS)}
+#: Operations of the short form, where they are not 2,000.
+SHORT = {"passthrough": 6000}
+#: Operations of the long form, in tests of so many each: each has seeds of its own.
 LONG = int(os.environ.get("UNIONFS_STATEFUL_STEPS", "20000"))
 ONE_TEST = 1000
 ONE_RUN = 150
@@ -75,20 +84,12 @@ def filesystems(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, 
             run("umount", place)
 
 
-def compare(
-    scratch: Path,
-    ours: Mount,
-    operations: int,
-    *,
-    number: int = 0,
-    limit: Callable[[Operation], Operation] = unlimited,
-    elsewhere: Sequence[Path] = (),
-) -> None:
+def compare(scratch: Path, way: Way, operations: int, *, number: int = 0, elsewhere: Sequence[Path] = ()) -> None:
     """Do about ``operations`` operations, the same for the same ``number``: a part as hypothesis likes, most by chance.
 
     Hypothesis repeats and varies what it did, which is right for few steps but finds less in as many.
     """
-    kind = machine(scratch, ours, limit, elsewhere)
+    kind = machine(scratch, way, elsewhere)
     chosen = settings(
         max_examples=max(operations // 4 // ONE_RUN, 1),
         stateful_step_count=ONE_RUN,
@@ -124,19 +125,20 @@ def failure(kind: type[Comparison], seed: int, steps: list[int], told: list[str]
 
 def test_overlayfs_agrees_with_itself(scratch: Path) -> None:
     """Whatever the machine reports of two equal mounts would be its own mistake."""
-    compare(scratch, oracle, 500)
+    compare(scratch, KERNEL, 500)
 
 
 def test_a_difference_is_found(scratch: Path) -> None:
     """Without redirects overlayfs refuses to rename directories: that must not escape."""
     with pytest.raises(AssertionError, match=r"rename(.|\n)*EXDEV"):
-        compare(scratch, without_redirects, 2000)
+        compare(scratch, KERNEL._replace(ours=without_redirects), 2000)
 
 
 @requires("fuse")
-def test_ours_agrees_with_overlayfs(scratch: Path) -> None:
-    """The short form."""
-    compare(scratch, OURS["direct"], 11_000)
+@pytest.mark.parametrize("way", WAYS)
+def test_ours_agrees_with_overlayfs(scratch: Path, way: str) -> None:
+    """The short form, each way with operations of its own."""
+    compare(scratch, WAYS[way], SHORT.get(way, 2000), number=FIRST[way])
 
 
 @requires("fuse", "loop", "mkfs.xfs", "mkfs.btrfs")
@@ -145,18 +147,19 @@ def test_ours_agrees_with_overlayfs_over_several_file_systems(filesystems: dict[
     """Whose inode numbers, handles and errors are not those of the upper's."""
     upper, *lowers = (filesystems[kind] for kind in LAYOUTS[layout])
     number = 1 + list(LAYOUTS).index(layout)
-    compare(upper, OURS["direct"], 3000, number=100 * number, elsewhere=lowers)
+    compare(upper, WAYS["passthrough"], 2000, number=100 * number, elsewhere=lowers)
 
 
 @requires("fuse", "libfuse2")
 def test_ours_through_libfuse_agrees_with_overlayfs(scratch: Path) -> None:
     """The short form, with what libfuse 2 can be asked."""
-    compare(scratch, OURS["fusepy"], 1000, limit=known_to_libfuse2)
+    compare(scratch, FUSEPY, 1000)
 
 
 @pytest.mark.long
 @requires("fuse")
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("number", range(1, LONG // ONE_TEST + 1))
-def test_ours_agrees_with_overlayfs_for_long(scratch: Path, number: int) -> None:
+def test_ours_agrees_with_overlayfs_for_long(scratch: Path, way: str, number: int) -> None:
     """The long form."""
-    compare(scratch, OURS["direct"], ONE_TEST, number=number)
+    compare(scratch, WAYS[way], ONE_TEST, number=FIRST[way] + number)
