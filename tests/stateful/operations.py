@@ -169,6 +169,8 @@ def known_to_libfuse2(chosen: Operation) -> Operation:
         return chosen._replace(arguments=(*chosen.arguments[:2], 0))
     if chosen.name == "setxattr" and str(chosen.arguments[1]).startswith("system.posix_acl_"):
         return Operation("listxattr", chosen.arguments[:1], 0)  # the kernel does not enforce ACLs for it
+    if chosen.name in ("fchown", "fsetxattr"):  # an open directory that is removed has no path to ask for
+        return Operation("fread", (chosen.arguments[0], 0), 0)
     if chosen.name == "tmpfile":
         return Operation("open", (*chosen.arguments, os.O_RDONLY), chosen.who)
     return chosen
