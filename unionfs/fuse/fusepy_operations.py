@@ -15,6 +15,7 @@ from unionfs.fuse.fusepy_library import ENCODING
 from unionfs.fuse.fusepy_paths import Paths
 from unionfs.fuse.openfiles import OpenFiles
 from unionfs.fuse.wire import abi
+from unionfs.layers.layer import DT_REG, DT_UNKNOWN
 from unionfs.ondisk import IMMUTABLE
 from unionfs.syscalls import files, libfuse
 from unionfs.union import inode_flags
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from unionfs.fuse.fusepy_library import ConnectionInfo, FileInfo
-    from unionfs.union.listing import Listing
     from unionfs.union.stack import Stack
 
     Attributes = dict[str, int]
@@ -268,30 +268,24 @@ class Operations:
         entries = [(name, {"st_ino": it.ino, "st_mode": _DIRECTORY}, at + 1) for at, (name, it) in enumerate(dots)]
         del entries[:offset]
         listing = self._view.listing(node)
-        position = listing.position(offset)
-        while len(entries) < _ENTRIES and listing.reaches(position):
-            entry = self._entry(node, listing, position)
-            if entry is not None:
-                entries.append((*entry, offset_after(position)))
-            position += 1
+        for position, name, kind, ino in listing.entries(listing.position(offset)):
+            if len(entries) >= _ENTRIES:
+                break
+            number = ino or self._number(node, name, position)
+            if kind == DT_REG and self._stack.config.owners is not None:
+                kind = DT_UNKNOWN  # it may stand for a device: readdir(3)
+            if number:
+                attributes = {"st_ino": number, "st_mode": kind << 12}
+                entries.append((name.decode(ENCODING), attributes, offset_after(position)))
         return entries
 
-    def _entry(self, parent: DirNode, listing: Listing, position: int) -> tuple[str, Attributes] | None:
-        name = listing.name(position)
-        if name is None:
-            return None
-        ino = listing.ino(position)
-        if not ino:
-            found = self._view.lookup(parent, name)
-            if found is None:
-                return None
-            self._paths.remember(found[0])
-            ino = found[0].ino
-            listing.set_ino(position, ino)
-        kind = listing.kind(position) << 12
-        if kind == stat.S_IFREG and self._stack.config.owners is not None:
-            kind = 0  # it may stand for a device: readdir(3), DT_UNKNOWN
-        return name.decode(ENCODING), {"st_ino": ino, "st_mode": kind}
+    def _number(self, parent: DirNode, name: bytes, position: int) -> int:
+        """Return the inode number that only a lookup tells, 0 if the name is gone; the file is soon asked for again."""
+        found = self._view.look_up_listed(parent, name, position)
+        if found is None:
+            return 0
+        self._paths.remember(found)
+        return found.ino
 
     # -- files -------------------------------------------------------------------------------------------------------
 

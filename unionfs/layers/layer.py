@@ -33,6 +33,8 @@ _QUICK_READ_NS = 200_000
 _QUICK_WRITE_OUT_NS = 2_000_000
 _UNKNOWN_READ_NS = 1_000_000
 _WEIGHT = 8  # about as many waits make a new opinion
+_SHORT_DIRENT = 24  # bytes of the record of a name as short as these
+_DOTS = (b".", b"..")
 
 DT_UNKNOWN, DT_CHR, DT_DIR, DT_REG, DT_LNK = 0, 2, 4, 8, 10
 
@@ -110,10 +112,15 @@ class Dir:
 
     def entries(self) -> Iterator[Entry]:
         """Yield the names in this directory, ``.`` and ``..`` apart, each with its type and inode number."""
+        for entries in self.batches():
+            yield from entries
+
+    def batches(self) -> Iterator[list[Entry]]:
+        """Yield the same, as many at a time as one system call brings."""
         directory = self.layer.open_listing(self.descriptor())
         try:
             while records := files.getdents(directory):
-                yield from _parse_dirents(records)
+                yield _parse_dirents(records)
         finally:
             os.close(directory)
 
@@ -162,17 +169,16 @@ class Dir:
 
 def _parse_dirents(data: bytes) -> list[Entry]:
     """Read records of struct linux_dirent64; see getdents(2)."""
-    size = len(data)
-    unpack, end = _DIRENT.unpack_from, data.index
+    size, unpack = len(data), _DIRENT.unpack_from
     found: list[Entry] = []
     offset = 0
     while offset < size:
         ino, _next, length, kind = unpack(data, offset)
-        start = offset + _DIRENT_NAME
-        name = data[start : end(0, start)]
-        if name != b"." and name != b"..":
+        end = offset + length
+        name = data[offset + _DIRENT_NAME : end].rstrip(b"\0")
+        offset = end
+        if length > _SHORT_DIRENT or name not in _DOTS:
             found.append((name, kind, ino))
-        offset += length
     return found
 
 

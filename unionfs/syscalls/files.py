@@ -67,7 +67,7 @@ EXT4_MAGIC = 0xEF53
 XFS_MAGIC = 0x58465342
 _HANDLE_LIMIT = 128
 
-_DIRENT_BUFFER_BYTES = 128 * 1024
+_DIRENT_BUFFER_BYTES = 32 * 1024
 _dirent_buffer = ctypes.create_string_buffer(_DIRENT_BUFFER_BYTES)
 _dirent_view = memoryview(_dirent_buffer).cast("B")
 _XATTR_SIZE_MAX = 65536
@@ -84,9 +84,14 @@ def openat2(directory: int, path: bytes, flags: int, resolve: int, mode: int = 0
 
 
 def getdents(directory: int) -> bytes:
-    """Return the next records of struct linux_dirent64 of an open directory, b"" at its end; see getdents(2)."""
+    """Return the next records of struct linux_dirent64 of an open directory, b"" at its end; see getdents(2).
+
+    Each record is filled up with zeros behind its name.
+    """
     size = check(_syscall(_SYS_GETDENTS64, directory, _dirent_buffer, _DIRENT_BUFFER_BYTES))
-    return _dirent_view[:size].tobytes()
+    records = _dirent_view[:size].tobytes()
+    ctypes.memset(_dirent_buffer, 0, size)  # the kernel would leave there what stood there before
+    return records
 
 
 def renameat2(old_directory: int, old: bytes, new_directory: int, new: bytes, flags: int = 0) -> None:

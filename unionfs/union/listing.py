@@ -8,17 +8,18 @@ name that it gets comes to an end.
 
 from __future__ import annotations
 
-from struct import Struct
+from struct import Struct, pack
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 Found = tuple[bytes, int, int]
 """name, DT_* type, inode number (0: to be looked up)."""
 
 
 _INO = Struct("=Q")
+_STRIDE = 256
 _BIAS = 1 << 30
 """The offset of position 0: room for positions below it, and an offset that fits into 31 bits, as some want it."""
 
@@ -41,10 +42,16 @@ class _Rows:
         self.kinds = bytearray()
         self._inos = bytearray()
 
-    def append(self, name: bytes, kind: int, ino: int) -> None:
-        self.names.append(name)
-        self.kinds.append(kind)
-        self._inos.extend(_INO.pack(ino))
+    def extend(self, found: list[Found]) -> None:
+        """Append what a directory holds."""
+        names, kinds, inos = zip(*found, strict=True)
+        self.names += names
+        self.kinds += bytes(kinds)
+        self._inos += pack(f"={len(inos)}Q", *inos)
+
+    def inos(self, start: int, end: int) -> Iterable[int]:
+        """Return the inode numbers in some rows."""
+        return memoryview(self._inos[start * _INO.size : end * _INO.size]).cast("Q")
 
     def ino(self, row: int) -> int:
         """Return the inode number in one row."""
@@ -61,8 +68,8 @@ class Listing:
 
     __slots__ = ("_free", "_index", "_late", "_read", "_source")
 
-    def __init__(self, source: Iterator[Found]) -> None:
-        self._source: Iterator[Found] | None = source
+    def __init__(self, source: Iterator[list[Found]]) -> None:
+        self._source: Iterator[list[Found]] | None = source
         self._index: dict[bytes, int] | None = None
         self._free: list[int] = []
         self._read = _Rows()
@@ -83,26 +90,32 @@ class Listing:
             if found is None:
                 self._source = None
                 return False
-            self._read.append(*found)
+            if found:
+                self._read.extend(found)
         return True
 
     def read_so_far(self) -> int:
         """Return how many names have been read from the layers until now."""
         return len(self._read.names)
 
-    def name(self, position: int) -> bytes | None:
-        """Return the name at ``position``, None if it is gone."""
-        return self._read.names[position] if position >= 0 else self._late.names[~position]
+    def entries(self, position: int) -> Iterator[tuple[int, bytes, int, int]]:
+        """Yield what there is from ``position`` on: position, name, DT_* type, inode number (0 while it is not known).
 
-    def kind(self, position: int) -> int:
-        """Return the DT_* type of the entry at ``position``."""
-        rows, row = self._row(position)
-        return rows.kinds[row]
-
-    def ino(self, position: int) -> int:
-        """Return the inode number of the entry at ``position``, 0 while it is not known."""
-        rows, row = self._row(position)
-        return rows.ino(row)
+        Raises OSError.
+        """
+        for late in range(position, 0):
+            name = self._late.names[~late]
+            if name is not None:
+                yield late, name, self._late.kinds[~late], self._late.ino(~late)
+        start = max(position, 0)
+        while self.reaches(start):
+            rows = self._read
+            end = min(start + _STRIDE, len(rows.names))
+            columns = range(start, end), rows.names[start:end], rows.kinds[start:end], rows.inos(start, end)
+            for row, name, kind, ino in zip(*columns, strict=True):
+                if name is not None:
+                    yield row, name, kind, ino
+            start = end
 
     def set_ino(self, position: int, ino: int) -> None:
         """Keep the inode number of the entry at ``position``."""
@@ -140,7 +153,7 @@ class Listing:
         """Return the place that became free last, so that a name that changes keeps its own, or a new one."""
         if self._free:
             return self._free.pop()
-        self._late.append(b"", 0, 0)
+        self._late.extend([(b"", 0, 0)])
         return -len(self._late.names)
 
     def _positions(self) -> dict[bytes, int]:

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 ROOT_ID = 1
 _FIRST_APART = 1 << 63
 LACKS_NOTHING, LACKS_CAPABILITY, LACKS_ATTRIBUTES = range(3)  # what is known of the extended attributes of a file
+Table = dict[bytes, "int | tuple[int, ...]"]
+"""By name, the number of the lower part that has it; the numbers of all where they are directories, and merge."""
 InodeKey = tuple[int, int]
 """st_dev and st_ino of the real file behind a node."""
 
@@ -149,7 +151,7 @@ class DirNode:
         self.lowers: tuple[Dir, ...] | None = None
         self.seed: tuple[Dir, ...] = ()  # lower parts found on the way, before opaqueness has been asked for
         self.children: dict[bytes, AnyNode] = {}
-        self.table: dict[bytes, int | tuple[int, ...]] | None = None
+        self.table: Table | None = None
         self.listing: Listing | None = None
         self.default_acl: bool | None = None  # None: not asked yet
         self.descriptor = -1

@@ -1,6 +1,6 @@
-"""What one layer's directory says: which names it shows, which it deletes further down, and where the layer ends.
+"""What directories of layers say: which names each shows, which it deletes further down, and where the layer ends.
 
-The merged view is made of such pieces; this module knows nothing of it. Reads only, as overlayfs.rst has it.
+The merged view is made of such pieces; what they are in it, it knows itself. Reads only, as overlayfs.rst has it.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import os
 import stat
 
 from unionfs import ondisk
-from unionfs.layers.layer import DT_CHR, DT_REG, DT_UNKNOWN, Dir
+from unionfs.layers.layer import DT_CHR, DT_DIR, DT_REG, DT_UNKNOWN, Dir
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,10 +18,12 @@ if TYPE_CHECKING:
     from typing import Any
 
     from unionfs.layers.layer import Entry
+    from unionfs.union.nodes import DirNode, Table
 
 _S_IFMT = 0o170000
 _S_IFCHR = stat.S_IFCHR
 _S_IFREG = stat.S_IFREG
+_MAYBE_WHITEOUTS = frozenset((DT_CHR, DT_UNKNOWN))
 
 
 def stat_directory(part: Dir) -> os.stat_result:
@@ -62,10 +64,22 @@ def ends_at(part: Dir) -> bool:
     return (state.st_dev, state.st_ino) in hidden
 
 
-def shown(part: Dir, deleted: list[bytes]) -> Iterator[Entry]:
-    """Yield the names of one layer's directory that show, and add to ``deleted`` those that it hides below itself."""
+def shown(part: Dir, deleted: list[bytes]) -> Iterator[list[Entry]]:
+    """Yield the names of one layer's directory that show, many at a time, and add to ``deleted`` those that it hides
+    below itself.
+    """
     empty_files = part.has_xattr_whiteouts()
-    for name, kind, ino in part.entries():
+    doubtful = _MAYBE_WHITEOUTS | {DT_REG} if empty_files else _MAYBE_WHITEOUTS
+    prefix = ondisk.WHITEOUT_PREFIX
+    for entries in part.batches():
+        if [name for name, kind, _ino in entries if kind in doubtful or name.startswith(prefix)]:
+            yield list(_sifted(part, entries, deleted, empty_files=empty_files))
+        else:
+            yield entries
+
+
+def _sifted(part: Dir, entries: list[Entry], deleted: list[bytes], *, empty_files: bool) -> Iterator[Entry]:
+    for name, kind, ino in entries:
         if name.startswith(ondisk.WHITEOUT_PREFIX):
             hidden = ondisk.hidden_by(name)
             if hidden is not None:
@@ -85,6 +99,52 @@ def shown(part: Dir, deleted: list[bytes]) -> Iterator[Entry]:
 def _is_device_whiteout(part: Dir, name: bytes) -> bool:
     state = os.stat(name, dir_fd=part.descriptor(), follow_symlinks=False)
     return ondisk.is_whiteout(state.st_mode, state.st_rdev)
+
+
+def table(node: DirNode, lowers: tuple[Dir, ...]) -> Table:
+    """Return the table of the lower parts of ``node``, several ones. Raises OSError."""
+    if node.table is None:
+        for _ in merged(node, lowers):
+            pass
+    assert node.table is not None
+    return node.table
+
+
+def merged(node: DirNode, lowers: tuple[Dir, ...]) -> Iterator[tuple[Dir, list[Entry]]]:
+    """Yield the names in the lower parts of ``node`` once each, many at a time; at the end of several the table stands.
+
+    Raises OSError.
+    """
+    names: Table = {}
+    closed: set[bytes] = set()
+    merge = len(lowers) > 1
+    for position, part in enumerate(lowers):
+        deleted: list[bytes] = []
+        for found in shown(part, deleted):
+            yield part, _enter(found, position, names, closed) if merge else found
+        closed.update(deleted)
+    if merge and node.lowers is lowers:
+        node.table = names
+
+
+def _enter(found: list[Entry], position: int, names: Table, closed: set[bytes]) -> list[Entry]:
+    """Enter names of directory number ``position``; return those that are new. ``closed`` are names that have ended."""
+    here = (position,)
+    new: list[Entry] = []
+    for entry in found:
+        name, kind, _ino = entry
+        if name in closed:
+            continue
+        known = names.get(name)
+        if known is None:
+            names[name] = here if kind == DT_DIR else position
+            new.append(entry)
+        elif not isinstance(known, int):
+            if kind == DT_DIR:
+                names[name] = known + here
+            else:
+                closed.add(name)
+    return new
 
 
 def is_whiteout(part: Dir, name: bytes, state: os.stat_result) -> bool:

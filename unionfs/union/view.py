@@ -22,7 +22,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from unionfs.layers.layer import DescriptorCache
+    from unionfs.layers.layer import DescriptorCache, Entry
     from unionfs.union.links import LinkIndex
     from unionfs.union.listing import Found
 
@@ -131,10 +131,7 @@ class View:
             return None
         place = lowers[0]
         if len(lowers) > 1:
-            table = parent.table
-            if table is None:
-                table = parent.table = self._read_table(lowers)
-            position = table.get(name)
+            position = pieces.table(parent, lowers).get(name)
             if position is None:
                 return None
             place = lowers[position if isinstance(position, int) else position[0]]
@@ -279,9 +276,7 @@ class View:
         lowers = self.enter(parent)
         if len(lowers) < 2:
             return pieces.named(lowers, name)
-        if parent.table is None:
-            parent.table = self._read_table(lowers)
-        positions = parent.table.get(name)
+        positions = pieces.table(parent, lowers).get(name)
         if positions is None or isinstance(positions, int):
             return ()
         return [Dir(lowers[position].layer, lowers[position], name) for position in positions]
@@ -332,54 +327,54 @@ class View:
             parts = self._stack(pieces.named(parts, name), parts)
         return parts
 
-    def _read_table(self, lowers: tuple[Dir, ...]) -> dict[bytes, int | tuple[int, ...]]:
-        """Read several merged directories; return for each name which of them has it (all of them, for a directory)."""
-        table: dict[bytes, int | tuple[int, ...]] = {}
-        closed: set[bytes] = set()
-        for position, part in enumerate(lowers):
-            deleted: list[bytes] = []
-            for name, kind, _ino in pieces.shown(part, deleted):
-                known = table.get(name)
-                if known is None:
-                    if name not in closed:
-                        table[name] = (position,) if kind == DT_DIR else position
-                elif isinstance(known, tuple) and name not in closed:
-                    if kind == DT_DIR:
-                        table[name] = (*known, position)
-                    else:
-                        closed.add(name)
-            closed.update(deleted)
-        return table
-
     # -- listing -----------------------------------------------------------------------------------------------------
 
     def listing(self, node: DirNode) -> Listing:
         """Return the names in a directory, read as they are asked for. Raises OSError."""
         if node.listing is None:
-            node.listing = Listing(self.names(node))
+            node.listing = Listing(self._batches(node))
         return node.listing
+
+    def look_up_listed(self, node: DirNode, name: bytes, position: int) -> AnyNode | None:
+        """Return the node of a name whose inode number the listing does not know, and will then; None if it is gone.
+
+        Raises OSError.
+        """
+        found = self.lookup(node, name)
+        if found is None:
+            return None
+        self.listing(node).set_ino(position, found[0].ino)
+        return found[0]
 
     def names(self, node: DirNode) -> Iterator[Found]:
         """Yield the merged names of a directory once each, with type and inode number (0 where that takes a lookup)."""
-        parts = ((node.upper,) if node.upper is not None else ()) + self.enter(node)
-        seen: set[bytes] | None = set() if len(parts) > 1 else None
-        for part in parts:
-            deleted: list[bytes] = []
-            yield from self._unseen(node, part, seen, deleted)
-            if seen is not None:
-                seen.update(deleted)
+        for found in self._batches(node):
+            yield from found
 
-    def _unseen(self, node: DirNode, part: Dir, seen: set[bytes] | None, deleted: list[bytes]) -> Iterator[Found]:
-        own = part.layer is self.upper
-        dev = part.layer.dev
-        for name, kind, ino in pieces.shown(part, deleted):
-            if seen is not None:
-                if name in seen:
-                    continue
-                seen.add(name)
-            merged = kind == DT_DIR and seen is not None
-            unsure = merged or (own and (kind == DT_DIR or node.impure))
-            yield name, kind, 0 if unsure else self.map_ino(dev, ino)
+    def _batches(self, node: DirNode) -> Iterator[list[Found]]:
+        """Yield the same, many at a time."""
+        upper, lowers = node.upper, self.enter(node)
+        hidden: set[bytes] = set()
+        if upper is not None:
+            deleted: list[bytes] = []
+            for entries in pieces.shown(upper, deleted):
+                if lowers:
+                    hidden.update([name for name, _kind, _ino in entries])
+                yield self._numbered(upper, entries, files=not node.impure, directories=False)
+            hidden.update(deleted)
+        unmerged = upper is None and len(lowers) == 1
+        for part, entries in pieces.merged(node, lowers):
+            visible = [entry for entry in entries if entry[0] not in hidden] if hidden else entries
+            yield self._numbered(part, visible, files=True, directories=unmerged)
+
+    def _numbered(self, part: Dir, entries: list[Entry], *, files: bool, directories: bool) -> list[Found]:
+        """Return ``entries`` with the inode numbers to show; 0 for those kinds whose numbers a layer does not tell."""
+        base = self.map_ino(part.layer.dev, 0)
+        if files and directories and not base:
+            return entries
+        return [
+            (name, kind, ino ^ base if (directories if kind == DT_DIR else files) else 0) for name, kind, ino in entries
+        ]
 
     def is_empty(self, node: DirNode) -> bool:
         """Tell whether a directory shows no name, whatever whiteouts it holds. Raises OSError.

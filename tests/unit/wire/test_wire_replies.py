@@ -199,7 +199,7 @@ dirents = st.lists(
 @given(dirents, st.integers(0, 3000))
 def test_listing(given_dirents: list[Dirent], limit: int) -> None:
     buffer = replies.DirentBuffer(limit)
-    fitting = taken(given_dirents, lambda dirent: buffer.add(*dirent))
+    fitting = taken(given_dirents, lambda dirent: buffer.add(b"", *dirent))
     assert len(buffer.payload) <= limit
     assert [dirent for _, dirent in parse(buffer.payload)] == given_dirents[:fitting]
 
@@ -207,7 +207,7 @@ def test_listing(given_dirents: list[Dirent], limit: int) -> None:
 @given(dirents, st.integers(0, 6000))
 def test_listing_with_attributes(given_dirents: list[Dirent], limit: int) -> None:
     buffer = replies.DirentBuffer(limit)
-    fitting = taken(given_dirents, lambda dirent: buffer.add_plus(ENTRY, *dirent))
+    fitting = taken(given_dirents, lambda dirent: buffer.add(ENTRY, *dirent))
     assert len(buffer.payload) <= limit
     assert list(parse(buffer.payload, 128)) == [(ENTRY, dirent) for dirent in given_dirents[:fitting]]
 
@@ -223,10 +223,10 @@ def taken(given_dirents: list[Dirent], add: Callable[[Dirent], bool]) -> int:
 @pytest.mark.parametrize("length", range(1, 10))
 def test_an_entry_fits_to_the_byte(length: int) -> None:
     needed = (24 + length + 7) // 8 * 8
-    assert replies.DirentBuffer(needed).add(1, 1, 8, b"n" * length)
-    assert not replies.DirentBuffer(needed - 1).add(1, 1, 8, b"n" * length)
-    assert replies.DirentBuffer(needed + 128).add_plus(ENTRY, 1, 1, 8, b"n" * length)
-    assert not replies.DirentBuffer(needed + 127).add_plus(ENTRY, 1, 1, 8, b"n" * length)
+    assert replies.DirentBuffer(needed).add(b"", 1, 1, 8, b"n" * length)
+    assert not replies.DirentBuffer(needed - 1).add(b"", 1, 1, 8, b"n" * length)
+    assert replies.DirentBuffer(needed + 128).add(ENTRY, 1, 1, 8, b"n" * length)
+    assert not replies.DirentBuffer(needed + 127).add(ENTRY, 1, 1, 8, b"n" * length)
 
 
 @little_endian

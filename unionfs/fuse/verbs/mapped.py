@@ -9,7 +9,6 @@ import stat
 from unionfs import idmap
 from unionfs.fuse.dispatch import Dispatcher
 from unionfs.fuse.wire import replies
-from unionfs.union.listing import offset_after
 from unionfs.union.mutate import Caller
 from unionfs.union.owners import MappedView
 
@@ -17,14 +16,14 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from unionfs.fuse.verbs.base import Reply
     from unionfs.fuse.wire.requests import Request
-    from unionfs.union.nodes import AnyNode, DirNode
-
-_DT_UNKNOWN = 0
-_DT_REG = stat.S_IFREG >> 12
+    from unionfs.union.nodes import AnyNode
 
 
 class MappedDispatcher(Dispatcher):
     """Answers as a ``Dispatcher`` does, with the owners, modes and types that the view makes of the real ones."""
+
+    #: The type of a regular file stays open, for it may stand for a device: readdir(3), DT_UNKNOWN.
+    kinds = bytes(0 if kind == stat.S_IFREG >> 12 else kind for kind in range(16))
 
     def _attributes(self, node: AnyNode, state: os.stat_result) -> bytes:
         return super()._attributes(node, self.view.shown(node, state))
@@ -54,18 +53,5 @@ class MappedDispatcher(Dispatcher):
         node, _state = self._edit().mknod(parent, name, mode, device, Caller(uid, gid))
         self.nodes.forget(node, 0)
 
-    def _add_plus(self, buffer: replies.DirentBuffer, parent: DirNode, name: bytes, position: int) -> bool:
-        found = self.view.lookup(parent, name)
-        if found is None:
-            return True
-        node, state = found
-        kind = self.view.shown(node, state).st_mode >> 12
-        if buffer.add_plus(self._entry_payload(node, state), node.ino, offset_after(position), kind, name):
-            node.lookups += 1
-            return True
-        self.nodes.forget(node, 0)
-        return False
-
-    def _kind(self, kind: int) -> int:
-        """Leave the type of a regular file open, for it may stand for a device: readdir(3), DT_UNKNOWN."""
-        return _DT_UNKNOWN if kind == _DT_REG else kind
+    def _kind(self, node: AnyNode, state: os.stat_result) -> int:
+        return super()._kind(node, self.view.shown(node, state))

@@ -15,10 +15,13 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from unionfs.fuse.verbs.base import Reply
     from unionfs.fuse.wire.requests import Request
+    from unionfs.union.nodes import AnyNode
 
 
 class NameVerbs(Verbs):
     """What happens in a directory."""
+
+    kinds = bytes(range(16))  # the type to tell for each that a listing has
 
     def _mknod(self, request: Request) -> Reply:
         mode, rdev, umask = request.args
@@ -96,62 +99,44 @@ class NameVerbs(Verbs):
         node = self._directory(request.nodeid)
         buffer = replies.DirentBuffer(request.args[2])
         offset = request.args[1]
-        add = self._add_plain
-        if plus:
-            add = self._add_plus if offset or request.pid in self.lookers else self._add_name
+        files_too = plus and (offset > 0 or request.pid in self.lookers)
+        no_entry = replies.NO_ENTRY if plus else b""
         if offset < 2:
             parent = node.parent or node
             for position, (ino, dots) in enumerate(((node.ino, b"."), (parent.ino, b".."))):
                 if position >= offset:
-                    _add_dots(buffer, ino, position + 1, dots, plus=plus)
+                    buffer.add(no_entry, ino, position + 1, DT_DIR, dots)
             offset = 2
         listing = self.view.listing(node)
-        position = listing.position(offset)
-        while listing.reaches(position):
-            name = listing.name(position)
-            if name is not None and not add(buffer, node, name, position):
+        for position, name, kind, ino in listing.entries(listing.position(offset)):
+            if plus and (files_too or kind == DT_DIR or not ino):
+                fits = self._add_found(buffer, node, name, position)
+            else:
+                number = ino or self._number(node, name, position)
+                fits = not number or buffer.add(no_entry, number, offset_after(position), self.kinds[kind], name)
+            if not fits:
                 break
-            position += 1
         return replies.data(request.unique, buffer.payload)
 
-    def _add_plus(self, buffer: replies.DirentBuffer, parent: DirNode, name: bytes, position: int) -> bool:
+    def _add_found(self, buffer: replies.DirentBuffer, parent: DirNode, name: bytes, position: int) -> bool:
+        """Add a name as a lookup finds it; False if it does not fit."""
         found = self.view.lookup(parent, name)
         if found is None:
             return True
         node, state = found
-        entry = self._entry_payload(node, state)
-        if buffer.add_plus(entry, node.ino, offset_after(position), state.st_mode >> 12, name):
-            node.lookups += 1
+        if buffer.add(self._entry(node, state), node.ino, offset_after(position), self._kind(node, state), name):
             return True
-        self.nodes.forget(node, 0)
+        self.nodes.forget(node, 1)
         return False
 
-    def _add_name(self, buffer: replies.DirentBuffer, parent: DirNode, name: bytes, position: int) -> bool:
-        """Add a file without its attributes; a directory with them, for most who list one go on into those below."""
-        listing = self.view.listing(parent)
-        ino, kind = listing.ino(position), listing.kind(position)
-        if ino == 0 or kind == DT_DIR:
-            return self._add_plus(buffer, parent, name, position)
-        return buffer.add_plus(replies.NO_ENTRY, ino, offset_after(position), self._kind(kind), name)
+    def _number(self, parent: DirNode, name: bytes, position: int) -> int:
+        """Return the inode number that only a lookup tells, 0 if the name is gone."""
+        found = self.view.look_up_listed(parent, name, position)
+        if found is None:
+            return 0
+        self.nodes.forget(found, 0)
+        return found.ino
 
-    def _add_plain(self, buffer: replies.DirentBuffer, parent: DirNode, name: bytes, position: int) -> bool:
-        listing = self.view.listing(parent)
-        if listing.ino(position) == 0:
-            found = self.view.lookup(parent, name)
-            if found is None:
-                return True
-            listing.set_ino(position, found[0].ino)
-            self.nodes.forget(found[0], 0)
-        kind = self._kind(listing.kind(position))
-        return buffer.add(listing.ino(position), offset_after(position), kind, name)
-
-    def _kind(self, kind: int) -> int:
-        """Return the type to tell for one that the listing has."""
-        return kind
-
-
-def _add_dots(buffer: replies.DirentBuffer, ino: int, offset: int, name: bytes, *, plus: bool) -> None:
-    if plus:
-        buffer.add_plus(replies.NO_ENTRY, ino, offset, DT_DIR, name)
-    else:
-        buffer.add(ino, offset, DT_DIR, name)
+    def _kind(self, node: AnyNode, state: os.stat_result) -> int:
+        """Return the DT_* type of a file."""
+        return state.st_mode >> 12

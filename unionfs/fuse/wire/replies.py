@@ -8,12 +8,14 @@ to which opcode is said by each encoder.
 from __future__ import annotations
 
 from os import major, minor
+from struct import Struct
 
 from unionfs.fuse.wire import abi
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import os
+    from collections.abc import Callable
 
 STATX_BASIC_STATS = 0x7FF  # statx(2)
 STATX_BTIME = 0x800
@@ -24,14 +26,10 @@ _pack_header = abi.OUT_HEADER.pack
 _pack_attr = abi.ATTR.pack
 _pack_entry = abi.ENTRY_OUT.pack
 _pack_attr_out = abi.ATTR_OUT.pack
-_pack_dirent = abi.DIRENT.pack
-_DIRENT_BYTES = abi.DIRENT.size
-_DIRENTPLUS_BYTES = abi.ENTRY_OUT.size + abi.ATTR.size + abi.DIRENT.size
-_PADDING = tuple(bytes(-length & 7) for length in range(8))  # FUSE_DIRENT_ALIGN
 _NO_ATTRIBUTES = bytes(abi.ATTR.size)
 
 NO_ENTRY = bytes(abi.ENTRY_OUT.size + abi.ATTR.size)
-"""For `DirentBuffer.add_plus`: a name whose node is not told. The kernel looks it up when somebody asks for it."""
+"""For `DirentBuffer.add`: a name whose node is not told. The kernel looks it up when somebody asks for it."""
 
 
 def header(unique: int, payload_length: int) -> bytes:
@@ -176,11 +174,23 @@ def init(
     )  # fmt: skip
 
 
-class DirentBuffer:
-    """The payload that answers READDIR (`add`) or READDIRPLUS (`add_plus`), at most `limit` bytes long.
+class _Dirents(dict[int, "Callable[..., bytes]"]):
+    """What packs a whole entry, by the length of its name, which is filled up with zeros (FUSE_DIRENT_ALIGN)."""
 
-    `offset` is the cookie with which the kernel goes on *after* that entry; `dtype` is a DT_* of readdir(3), which is
-    the file type of a mode shifted right by 12. `.` and `..` are entries too, without an entry's lookup count.
+    def __missing__(self, length: int) -> Callable[..., bytes]:
+        pack = self[length] = Struct(f"{abi.DIRENT.format}{length + (-length & 7)}s").pack
+        return pack
+
+
+_pack_dirents = _Dirents()
+
+
+class DirentBuffer:
+    """The payload that answers READDIR or READDIRPLUS, at most `limit` bytes long.
+
+    `entry` is what LOOKUP would say of a name (or `NO_ENTRY`) for READDIRPLUS, empty for READDIR. `offset` is the
+    cookie with which the kernel goes on *after* it; `dtype` is a DT_* of readdir(3), which is the file type of a mode
+    shifted right by 12. `.` and `..` are entries too, without an entry's lookup count.
     """
 
     __slots__ = ("_buffer", "_limit")
@@ -189,20 +199,13 @@ class DirentBuffer:
         self._buffer = bytearray()
         self._limit = limit
 
-    def add(self, ino: int, offset: int, dtype: int, name: bytes) -> bool:
-        """Append an entry. Return False, and append nothing, when it does not fit."""
+    def add(self, entry: bytes, ino: int, offset: int, dtype: int, name: bytes) -> bool:
+        """Append a name. Return False, and append nothing, when it does not fit."""
         length = len(name)
-        if len(self._buffer) + _DIRENT_BYTES + length + (-length & 7) > self._limit:
+        record = _pack_dirents[length](ino, offset, length, dtype, name)
+        if len(self._buffer) + len(entry) + len(record) > self._limit:
             return False
-        self._buffer += _pack_dirent(ino, offset, length, dtype) + name + _PADDING[length & 7]
-        return True
-
-    def add_plus(self, entry: bytes, ino: int, offset: int, dtype: int, name: bytes) -> bool:
-        """Append an entry with what LOOKUP would say of it (`entry`, or `NO_ENTRY`), or return False."""
-        length = len(name)
-        if len(self._buffer) + _DIRENTPLUS_BYTES + length + (-length & 7) > self._limit:
-            return False
-        self._buffer += entry + _pack_dirent(ino, offset, length, dtype) + name + _PADDING[length & 7]
+        self._buffer += entry + record
         return True
 
     @property
