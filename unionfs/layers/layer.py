@@ -131,7 +131,16 @@ class Dir:
 
     def marks(self, name: bytes = b"") -> ondisk.Marks:
         """Return what the attributes of ``name`` in this directory, or of the directory itself, say. Raises OSError."""
-        return read_marks(self.proc_path(name), follow=not name)
+        if name:
+            return read_marks(self.proc_path(name))
+        try:
+            marks = read_marks(self.descriptor(), follow=True)
+        except OSError as error:
+            if error.errno != errno.EBADF:  # opened to pass through alone, O_PATH of open(2)
+                raise
+            marks = read_marks(self.proc_path(), follow=True)
+        self._xattr_whiteouts = marks.xattr_whiteouts
+        return marks
 
     def has(self, name: bytes) -> bool:
         """Tell whether this directory has an entry ``name`` of any kind."""
@@ -150,7 +159,7 @@ class Dir:
         "overlay.whiteout").
         """
         if self._xattr_whiteouts is None:
-            self._xattr_whiteouts = self.marks().xattr_whiteouts
+            return self.marks().xattr_whiteouts
         return self._xattr_whiteouts
 
     def is_xattr_whiteout(self, name: bytes) -> bool:
