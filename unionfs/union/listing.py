@@ -94,6 +94,10 @@ class Listing:
                 self._read.extend(found)
         return True
 
+    def finish(self) -> None:
+        """Read what is left in the layers. Raises OSError."""
+        self.reaches(1 << 62)
+
     def read_so_far(self) -> int:
         """Return how many names have been read from the layers until now."""
         return len(self._read.names)
@@ -159,6 +163,6 @@ class Listing:
     def _positions(self) -> dict[bytes, int]:
         """Return where each name stands, having read the listing to its end: from now on it follows the changes."""
         if self._index is None:
-            self.reaches(1 << 62)
+            self.finish()
             self._index = {name: position for position, name in enumerate(self._read.names) if name is not None}
         return self._index

@@ -102,7 +102,12 @@ def _is_device_whiteout(part: Dir, name: bytes) -> bool:
 
 
 def table(node: DirNode, lowers: tuple[Dir, ...]) -> Table:
-    """Return the table of the lower parts of ``node``, several ones. Raises OSError."""
+    """Return the table of the lower parts of ``node``, several ones; a listing that was begun reads it by the way.
+
+    Raises OSError.
+    """
+    if node.table is None and node.listing is not None:
+        node.listing.finish()
     if node.table is None:
         for _ in merged(node, lowers):
             pass
