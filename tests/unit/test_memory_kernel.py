@@ -290,6 +290,25 @@ def test_a_listing_brings_the_attributes(mount: Mount) -> None:
     assert mount.cost(walk) == {"READDIRPLUS": 2}, "OPENDIR was answered with ENOSYS"
 
 
+def test_a_listing_says_once_what_cannot_change(mount: Mount) -> None:
+    """Another process that lists a directory gets no lower file that the kernel knows, and changed ones as they are."""
+    kernel = mount.kernel
+
+    def entries() -> dict[bytes, int]:
+        told = {found.name: found.entry.nodeid for found in kernel.readdir("dir") if found.entry is not None}
+        return {name: bool(nodeid) for name, nodeid in told.items() if name not in (b".", b"..")}
+
+    kernel.stat("dir/both")
+    assert entries() == {b"both": False, b"deep": False, b"sub": True}, "nobody has looked at listed files"
+    kernel.stat("dir/deep")
+    kernel.drop_caches()
+    assert entries() == {b"both": True, b"deep": True, b"sub": True}
+    assert entries() == {b"both": False, b"deep": False, b"sub": False}
+    kernel.chmod("dir/deep", 0o600)
+    assert entries() == {b"both": False, b"deep": True, b"sub": False}
+    assert kernel.stat("dir/deep").mode & 0o777 == 0o600
+
+
 def test_the_price_of_a_new_file(mount: Mount) -> None:
     """One request to see that it is not there, one to make it, one each to write and close."""
     kernel = mount.kernel

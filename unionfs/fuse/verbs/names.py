@@ -110,7 +110,7 @@ class NameVerbs(Verbs):
         listing = self.view.listing(node)
         for position, name, kind, ino in listing.entries(listing.position(offset)):
             if plus and (files_too or kind == DT_DIR or not ino):
-                fits = self._add_found(buffer, node, name, position)
+                fits = self._add_found(buffer, node, name, kind, position)
             else:
                 number = ino or self._number(node, name, position)
                 fits = not number or buffer.add(no_entry, number, offset_after(position), self.kinds[kind], name)
@@ -118,8 +118,15 @@ class NameVerbs(Verbs):
                 break
         return replies.data(request.unique, buffer.payload)
 
-    def _add_found(self, buffer: replies.DirentBuffer, parent: DirNode, name: bytes, position: int) -> bool:
-        """Add a name as a lookup finds it; False if it does not fit."""
+    def _add_found(self, buffer: replies.DirentBuffer, parent: DirNode, name: bytes, kind: int, position: int) -> bool:
+        """Add a name as a lookup finds it; False if it does not fit.
+
+        What the kernel has looked up already, and nobody can have changed since, it is not told once more: several
+        processes that go through a tree at once all ask for everything.
+        """
+        known = parent.children.get(name)
+        if known is not None and known.lookups > 0 and not known.owned:
+            return buffer.add(replies.NO_ENTRY, known.ino, offset_after(position), self.kinds[kind], name)
         found = self.view.lookup(parent, name)
         if found is None:
             return True
