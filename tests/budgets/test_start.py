@@ -40,8 +40,8 @@ LIBRARY = (
     "select",
     "syslog",
 )
-MODULES_TO_MOUNT = 50
-MODULES_TO_RUN = 62
+MODULES_TO_MOUNT = 51
+MODULES_TO_RUN = 63
 
 
 def _python(*words: str) -> list[str]:

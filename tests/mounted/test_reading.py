@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 pytestmark = [requires("fuse", "root"), pytest.mark.timeout(120)]
 
 #: Around a page, around what is handed out at OPEN, around what one READ holds.
-SIZES = [0, 1, 4095, 4096, 4097, 100_000, (1 << 17) - 1, 1 << 17, (1 << 17) + 1, (1 << 20) + 5]
+SIZES = [0, 1, 4095, 4096, 4097, 100_000, (1 << 17) - 1, 1 << 17, (1 << 17) + 1, (1 << 20) + 5, (3 << 20) + 5]
 OLD, NEW = b"old", b"NEW"
 
 
@@ -98,6 +98,105 @@ def test_the_bytes_are_right(any_mount: Path, lower: Path, way: Callable[[Path],
             assert way(any_mount / str(size)) == content_of(size), (size, round_)
             assert (any_mount / str(size)).stat().st_size == size
             evict(any_mount / str(size))
+
+
+@pytest.mark.parametrize("cold", [False, True], ids=["in memory", "on disk"])
+def test_holes_are_zeros(any_mount: Path, lower: Path, *, cold: bool) -> None:
+    """What is moved from a hole's pages, and from those between data."""
+    size, islands = 5 << 20, (0, 1_500_000, (4 << 20) - 2, (5 << 20) - 3)
+    content = bytearray(size)
+    with (lower / "sparse").open("wb") as file:
+        file.truncate(size)
+        for at in islands:
+            file.seek(at)
+            content[at : at + 3] = OLD
+            file.write(OLD)
+    os.sync()
+    for way in WAYS:
+        if cold:
+            evict(lower / "sparse")
+        assert way(any_mount / "sparse") == content
+        evict(any_mount / "sparse")
+
+
+@pytest.mark.parametrize("step", [512, 4096, 1 << 17, (1 << 20) - 4096, 1 << 20, 2 << 20])
+def test_direct_reads(any_mount: Path, lower: Path, step: int) -> None:
+    """Past the kernel's cache: requests of any length and place, one of them over the end of the file."""
+    size = SIZES[-1]
+    evict(lower / str(size))
+    descriptor = os.open(any_mount / str(size), os.O_RDONLY | os.O_DIRECT)
+    buffer = mmap.mmap(-1, step)  # direct reads need an aligned one
+    for offset in (0, 512, 4096, 1 << 20, size // 4096 * 4096 - 8192):
+        got = os.preadv(descriptor, [buffer], offset)
+        assert buffer[:got] == content_of(size)[offset : offset + step], (offset, got)
+    os.close(descriptor)
+
+
+def test_large_files_that_grow_while_they_are_read(mount: Path, lower: Path) -> None:
+    """They are copied up meanwhile. What readers get is the file's bytes from its beginning, and no other."""
+    path, whole = mount / "growing", content_of(6 << 20)
+    (lower / "growing").write_bytes(whole[: 3 << 20])
+    wrong: list[int] = []
+    done = threading.Event()
+
+    def read() -> None:
+        while not done.is_set():
+            evict(path)
+            content = path.read_bytes()
+            if not whole.startswith(content):
+                wrong.append(len(content))
+
+    readers = [threading.Thread(target=read) for _ in range(3)]
+    for reader in readers:
+        reader.start()
+    for _ in range(30):
+        with path.open("ab") as file:
+            file.write(whole[file.tell() : file.tell() + 50_000])
+    done.set()
+    for reader in readers:
+        reader.join(LIMIT_S)
+        assert not reader.is_alive()
+    assert not wrong
+    assert path.read_bytes() == whole[: (3 << 20) + 30 * 50_000]
+
+
+def test_data_that_is_elsewhere(tmp_path: Path) -> None:
+    """Of a file copied by its attributes alone, and of one that names a file of a layer of data."""
+    lowers, upper, work = prepare(tmp_path, 2)
+    size = SIZES[-1]
+    (lowers[1] / "data").write_bytes(content_of(size))
+    (lowers[0] / "copied").write_bytes(content_of(size))
+    (lowers[0] / "named").touch()
+    os.truncate(lowers[0] / "named", size)
+    os.setxattr(lowers[0] / "named", "trusted.overlay.metacopy", b"")
+    os.setxattr(lowers[0] / "named", "trusted.overlay.redirect", b"/data")
+    with union_mount(tmp_path, lowers, upper, work, "metacopy=on") as merged:
+        (merged / "copied").chmod(0o600)
+        assert "trusted.overlay.metacopy" in os.listxattr(upper / "copied")
+        for way in WAYS:
+            for name in ("copied", "named"):
+                evict(merged / name)
+                assert way(merged / name) == content_of(size), name
+
+
+def test_many_readers_of_one_large_file_at_once(mount: Path, lower: Path) -> None:
+    """Each from its beginning, cold: several READs are answered at once, by several threads."""
+    size = 20 << 20
+    (lower / "huge").write_bytes(content_of(size))
+    os.sync()
+    evict(lower / "huge")
+    found: list[bool] = []
+
+    def read() -> None:
+        found.append((mount / "huge").read_bytes() == content_of(size))
+
+    readers = [threading.Thread(target=read) for _ in range(6)]
+    for reader in readers:
+        reader.start()
+    for reader in readers:
+        reader.join(LIMIT_S)
+    assert found == [True] * len(readers)
+    assert json.loads(os.getxattr(mount, "user.unionfs.stats"))["errors"] == 0
 
 
 def test_a_reader_from_before_a_copy_up_sees_what_comes_after(mount: Path) -> None:

@@ -13,6 +13,7 @@ import select
 import time
 from fcntl import ioctl
 
+from unionfs.fuse.pipes import Piped
 from unionfs.fuse.verbs.base import MAX_WRITE_BYTES, Later
 from unionfs.fuse.wakefulness import Crowd, Wakefulness
 from unionfs.fuse.wire import abi, replies, requests
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from unionfs.fuse.dispatch import Dispatcher
-    from unionfs.fuse.verbs.base import Buffers
+    from unionfs.fuse.verbs.base import Message
     from unionfs.union.copyup import CopyJob
 
 _BUFFER_BYTES = MAX_WRITE_BYTES + 8192
@@ -195,11 +196,13 @@ class Server:
         elif reply is not None:
             self.send(reply)
 
-    def send(self, reply: bytes | Buffers) -> None:
+    def send(self, reply: Message) -> None:
         """Write a reply or a notification; that nobody waits for it any longer, or knows its node, is no error."""
         try:
             if isinstance(reply, tuple):
                 os.writev(self.device, reply)
+            elif isinstance(reply, Piped):
+                reply.send(self.device)
             else:
                 os.write(self.device, reply)
         except OSError as error:
@@ -221,7 +224,7 @@ class Server:
     def _finish_short(self, unique: int, later: Later) -> None:
         self.send(self._result(unique, later))
 
-    def _result(self, unique: int, later: Later) -> bytes | Buffers:
+    def _result(self, unique: int, later: Later) -> Message:
         try:
             return later.run()
         except OSError as error:

@@ -10,6 +10,7 @@ import os
 from struct import Struct
 from typing import NamedTuple
 
+from unionfs.fuse.pipes import Piped
 from unionfs.fuse.verbs.base import Later
 from unionfs.fuse.wire import abi
 from unionfs.fuse.wire.requests import OPCODES
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from unionfs.fuse.dispatch import Dispatcher
-    from unionfs.fuse.verbs.base import Buffers
+    from unionfs.fuse.verbs.base import Message
     from unionfs.fuse.wire.requests import Request
 
 ALL_FLAGS = (1 << 43) - 1
@@ -102,10 +103,12 @@ def exchange(dispatcher: Dispatcher, message: bytes) -> bytes | None:
         reply = _finished(dispatcher, request)
     except OSError as error:
         reply = dispatcher.failure(request.unique, error)
+    if isinstance(reply, Piped):
+        return reply.take()
     return b"".join(reply) if isinstance(reply, tuple) else reply
 
 
-def _finished(dispatcher: Dispatcher, request: Request) -> bytes | Buffers | None:
+def _finished(dispatcher: Dispatcher, request: Request) -> Message | None:
     while True:
         try:
             reply = dispatcher.handle(request)

@@ -12,10 +12,9 @@ import sys
 import syslog
 
 from unionfs import errors
-from unionfs.fuse import modes, mounting
+from unionfs.fuse import modes, mounting, pipes
 from unionfs.fuse.device import PassthroughBacking, Server
 from unionfs.fuse.dispatch import Dispatcher
-from unionfs.fuse.verbs.base import MAX_WRITE_BYTES
 from unionfs.lean import NamedTuple, dumps, format_exc, signal
 from unionfs.syscalls import mounts, process
 from unionfs.union import stack as stacks
@@ -297,12 +296,12 @@ def _announce(entry: Mount | None, ready: Callable[[], None]) -> None:
 
 
 def _read_further_ahead(entry: Mount) -> None:
-    """Let the kernel ask for as much at once as a request can hold (sysfs-class-bdi in the kernel's
+    """Let the kernel ask for as much at once as is answered without a copy (sysfs-class-bdi in the kernel's
     Documentation/ABI).
     """
     try:
         with open(b"/sys/class/bdi/" + entry.device + b"/read_ahead_kb", "wb", buffering=0) as setting:
-            setting.write(b"%d" % (MAX_WRITE_BYTES >> 10))
+            setting.write(b"%d" % (pipes.MOST_BYTES >> 10))
     except OSError:
         pass  # not root, or no sysfs: the default of 128 KiB remains
 

@@ -8,6 +8,7 @@ import stat
 
 from unionfs.fuse import modes
 from unionfs.fuse.openfiles import SET_ID_BITS
+from unionfs.fuse.pipes import Pipes
 from unionfs.fuse.wire import notify, replies
 from unionfs.syscalls import files, process
 from unionfs.union.nodes import ROOT_ID, AnyNode, DirNode, Node
@@ -18,12 +19,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import TypeAlias
 
+    from unionfs.fuse.pipes import Piped
     from unionfs.fuse.wire.requests import Request
     from unionfs.union.mutate import Mutations
     from unionfs.union.stack import Stack
 
     Buffers: TypeAlias = tuple[bytes | memoryview, ...]
-    Reply: TypeAlias = "bytes | Buffers | Later | None"
+    Message: TypeAlias = bytes | Buffers | Piped
+    Reply: TypeAlias = "Message | Later | None"
 
 FOREVER_S = 1 << 31
 _S_IFMT = 0o170000
@@ -41,7 +44,7 @@ class Later:
 
     __slots__ = ("asks", "run", "short")
 
-    def __init__(self, run: Callable[[], bytes | Buffers], *, short: bool = False, asks: bool = False) -> None:
+    def __init__(self, run: Callable[[], Message], *, short: bool = False, asks: bool = False) -> None:
         self.run = run
         self.short = short
         self.asks = asks
@@ -62,6 +65,7 @@ class Verbs:
         self.generation = int.from_bytes(os.urandom(4), "little") >> 1  # other mounts' file handles mean nothing here
         self.page = bytearray(MAX_WRITE_BYTES)
         self.asker = 0  # the process that the request before this one came from
+        self.pipes = Pipes()
         self.lookers: set[int] = set()  # processes that looked at files which they had listed
 
     def _directory(self, node_id: int) -> DirNode:

@@ -18,7 +18,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from unionfs.fuse.verbs.base import Buffers, Reply
+    from unionfs.fuse.verbs.base import Buffers, Message, Reply
     from unionfs.fuse.wire.requests import Request
     from unionfs.layers.layer import Pace
     from unionfs.union.nodes import Node
@@ -100,13 +100,19 @@ class FileVerbs(Verbs):
         return replies.ok(request.unique)
 
     def _read(self, request: Request) -> Reply:
-        """Answer from the page cache at once; the rest is waited for when nobody asks, or elsewhere."""
+        """Answer from the page cache at once; the rest is waited for when nobody asks, or elsewhere.
+
+        Of a lower file, what is large is for others in any case: its pages are not copied here, but moved. Those of the
+        writable layer cannot be, as truncate(2) would zero them on the way (truncate_inode_partial_folio in
+        mm/truncate.c).
+        """
         _fh, offset, size = request.args[:3]
-        descriptor, owned = self.files.borrow(self._file(request.nodeid))
-        unique = request.unique
+        node, unique = self._file(request.nodeid), request.unique
+        descriptor, owned = self.files.borrow(node)
+        moves = size > _SHORT_BYTES and not node.in_upper
         try:
             window = memoryview(self.page)[:size]
-            got = _read_at_once(descriptor, window, offset)
+            got = -1 if moves else _read_at_once(descriptor, window, offset)
             if got == size:
                 return replies.header(unique, got), window
             state = os.stat(descriptor)
@@ -119,7 +125,21 @@ class FileVerbs(Verbs):
         finally:
             if owned:
                 os.close(descriptor)
-        return Later(lambda: _read_slowly(unique, pace, waiting, offset, size))
+        return Later(lambda: self._read_elsewhere(request, pace, waiting, moves=moves))
+
+    def _read_elsewhere(self, request: Request, pace: Pace, descriptor: int, *, moves: bool) -> Message:
+        """In a worker: answer a READ from ``descriptor``, and close it."""
+        _fh, offset, size = request.args[:3]
+        unique = request.unique
+        try:
+            piped = self.pipes.reply(unique, descriptor, offset, size) if moves else None
+            if piped is not None:
+                return piped
+            window = memoryview(bytearray(size))
+            got = pace.wait(os.preadv, descriptor, [window], offset)
+        finally:
+            os.close(descriptor)
+        return replies.header(unique, got), window[:got]
 
     def _read_late(self, request: Request, pace: Pace) -> Buffers:
         _fh, offset, size = request.args[:3]
@@ -261,12 +281,3 @@ def _read_at_once(descriptor: int, window: memoryview, offset: int) -> int:
         if error.errno not in (errno.EAGAIN, errno.EOPNOTSUPP):
             raise
         return -1
-
-
-def _read_slowly(unique: int, pace: Pace, descriptor: int, offset: int, size: int) -> Buffers:
-    window = memoryview(bytearray(size))
-    try:
-        got = pace.wait(os.preadv, descriptor, [window], offset)
-    finally:
-        os.close(descriptor)
-    return replies.header(unique, got), window[:got]
