@@ -35,13 +35,14 @@ LIBRARY = (
     "errno",
     "fcntl",
     "gc",
+    "mmap",
     "os",
     "resource",
     "select",
     "syslog",
 )
-MODULES_TO_MOUNT = 51
-MODULES_TO_RUN = 63
+MODULES_TO_MOUNT = 52
+MODULES_TO_RUN = 64
 
 
 def _python(*words: str) -> list[str]:

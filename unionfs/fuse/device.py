@@ -14,7 +14,7 @@ import time
 from fcntl import ioctl
 
 from unionfs.fuse.pipes import Piped
-from unionfs.fuse.verbs.base import MAX_WRITE_BYTES, Later
+from unionfs.fuse.verbs.base import MAX_WRITE_BYTES, Later, untouched
 from unionfs.fuse.wakefulness import Crowd, Wakefulness
 from unionfs.fuse.wire import abi, replies, requests
 from unionfs.lean import SimpleQueue, deque, format_exc, start_new_thread
@@ -24,6 +24,7 @@ from unionfs.union.copyup import Pending
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from mmap import mmap
 
     from unionfs.fuse.dispatch import Dispatcher
     from unionfs.fuse.verbs.base import Message
@@ -102,7 +103,7 @@ class Server:
         self._poll = select.poll()
         self._poll.register(device, select.POLLIN)
         self._poll.register(self._wake, select.POLLIN)
-        self._buffer = bytearray(_BUFFER_BYTES)
+        self._buffer = untouched(_BUFFER_BYTES)
         self._wakefulness = Wakefulness()
         self._crowd = Crowd()
         self._spin_ns = _SPIN_NS if len(os.sched_getaffinity(0)) > 1 else 0
@@ -173,7 +174,7 @@ class Server:
 
     # -- answering ---------------------------------------------------------------------------------------------------
 
-    def _answer(self, buffer: bytearray, length: int) -> None:
+    def _answer(self, buffer: bytearray | mmap, length: int) -> None:
         request = self.dispatcher.decode(buffer, length)
         try:
             reply = self.dispatcher.handle(request)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from mmap import MAP_ANONYMOUS, MAP_PRIVATE, mmap
 
 from unionfs.fuse import modes
 from unionfs.fuse.openfiles import SET_ID_BITS
@@ -35,6 +36,14 @@ DT_DIR = 4
 _LITTLE_BYTES = 1 << 20  # of unwritten data: a quick disk takes hardly longer for it than for a page
 
 
+def untouched(size: int) -> mmap:
+    """Return ``size`` bytes that begin with a page, for which none is taken before it is used.
+
+    The kernel maps what it copies from or to page by page (fuse_copy_fill in fs/fuse/dev.c).
+    """
+    return mmap(-1, size, MAP_PRIVATE | MAP_ANONYMOUS)
+
+
 class Later:
     """Work that may block: it returns the reply, or raises OSError.
 
@@ -63,7 +72,7 @@ class Verbs:
         self.notify: Callable[[bytes | Buffers], None] = lambda _message: None
         self.no_opendir = False
         self.generation = int.from_bytes(os.urandom(4), "little") >> 1  # other mounts' file handles mean nothing here
-        self.page = bytearray(MAX_WRITE_BYTES)
+        self.page = untouched(MAX_WRITE_BYTES)
         self.asker = 0  # the process that the request before this one came from
         self.pipes = Pipes()
         self.lookers: set[int] = set()  # processes that looked at files which they had listed

@@ -6,7 +6,7 @@ import errno
 import os
 
 from unionfs.fuse.openfiles import SMALL_BYTES
-from unionfs.fuse.verbs.base import Later, Verbs
+from unionfs.fuse.verbs.base import Later, Verbs, untouched
 from unionfs.fuse.wire import abi, notify, replies
 from unionfs.ondisk import IMMUTABLE
 from unionfs.syscalls import files
@@ -135,7 +135,7 @@ class FileVerbs(Verbs):
             piped = self.pipes.reply(unique, descriptor, offset, size) if moves else None
             if piped is not None:
                 return piped
-            window = memoryview(bytearray(size))
+            window = memoryview(untouched(size))
             got = pace.wait(os.preadv, descriptor, [window], offset)
         finally:
             os.close(descriptor)

@@ -14,6 +14,7 @@ from unionfs.lean import NamedTuple
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from mmap import mmap
 
 
 class WireError(Exception):
@@ -161,7 +162,7 @@ class Decoder:
             opcodes[abi.SETXATTR] = opcodes[abi.SETXATTR]._replace(layout=abi.SETXATTR_IN_COMPAT)
         self._plans = {code: (entry.layout or _NOTHING, entry.names, entry.data) for code, entry in opcodes.items()}
 
-    def decode(self, buffer: bytearray, length: int) -> Request:
+    def decode(self, buffer: bytearray | mmap, length: int) -> Request:
         """Return the request in the first `length` bytes of `buffer` (`length` is at most its size).
 
         An opcode that is not in `OPCODES` gives no arguments and no names: the kernel expects ENOSYS for it. Bytes
@@ -182,7 +183,7 @@ class Decoder:
         args = layout.unpack_from(buffer, _HEADER_BYTES) if layout.size else ()
         names: tuple[bytes, ...] = ()
         for _ in range(count):
-            stop = buffer.find(0, end, length)
+            stop = buffer.find(b"\0", end, length)
             if stop < 0:
                 raise UnterminatedName(f"opcode {opcode}")
             names += (bytes(buffer[end:stop]),)
