@@ -18,6 +18,7 @@ from unionfs.fuse.memory import Kernel
 from unionfs.fuse.memory_connection import ProtocolError, dirents, replay
 from unionfs.fuse.wire import abi, notify, replies
 from unionfs.fuse.wire.requests import decode
+from unionfs.syscalls import files
 from unionfs.syscalls.files import RENAME_EXCHANGE, RENAME_NOREPLACE
 from unionfs.union.stack import Config, open_stack
 
@@ -116,6 +117,34 @@ def test_errors_reach_the_caller(mount: Mount) -> None:
         with pytest.raises(OSError) as caught:  # noqa: PT011 - the errno is what is asked for
             act()
         assert caught.value.errno == number, os.strerror(number)
+
+
+@pytest.mark.parametrize("plus", [True, False])
+@pytest.mark.parametrize(("directory", "reads"), [("dir", 0), ("dir", 2), ("dir", 3), ("one", 0), ("one", 1)])
+def test_a_listing_that_failed_is_no_short_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, directory: str, reads: int, *, plus: bool
+) -> None:
+    """An error after so many reads of the layers reaches who asks, and who asks again gets all names."""
+    (tmp_path / "lower1/one").mkdir(parents=True)
+    (tmp_path / "lower1/one/file").touch()
+    kernel, really, left = make(tmp_path).kernel, files.getdents, [reads]
+    kernel.stat(directory)
+
+    def getdents(descriptor: int) -> bytes:
+        left[0] -= 1
+        if left[0] < 0:
+            raise OSError(errno.EIO, "")
+        return really(descriptor)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(files, "getdents", getdents)
+        for act in (lambda: list(kernel.readdir(directory, plus=plus)), lambda: kernel.rmdir(directory)) * 2:
+            with pytest.raises(OSError) as caught:  # noqa: PT011 - the errno is what is asked for
+                act()
+            assert caught.value.errno in (errno.EIO, errno.ENOTEMPTY)
+    kernel.mkdir(f"{directory}/new")
+    names = {found.name for found in kernel.readdir(directory, plus=plus)}
+    assert names == {b".", b"..", b"new"} | {b"dir": {b"both", b"deep", b"sub"}, b"one": {b"file"}}[directory.encode()]
 
 
 def test_changes_go_to_the_upper_layer(mount: Mount) -> None:

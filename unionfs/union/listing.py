@@ -64,9 +64,12 @@ class _Rows:
 
 
 class Listing:
-    """The names of one directory, ``.`` and ``..`` apart, by position: from 0 as read, below 0 what came later."""
+    """The names of one directory, ``.`` and ``..`` apart, by position: from 0 as read, below 0 what came later.
 
-    __slots__ = ("_free", "_index", "_late", "_read", "_source")
+    One that ``failed`` could not be read to its end: it lacks names, and another has to take its place.
+    """
+
+    __slots__ = ("_free", "_index", "_late", "_read", "_source", "failed")
 
     def __init__(self, source: Iterator[list[Found]]) -> None:
         self._source: Iterator[list[Found]] | None = source
@@ -74,6 +77,7 @@ class Listing:
         self._free: list[int] = []
         self._read = _Rows()
         self._late = _Rows()
+        self.failed = False
 
     def position(self, offset: int) -> int:
         """Return where to go on at ``offset``; any that is none of ours means the start."""
@@ -86,7 +90,11 @@ class Listing:
         """
         names = self._read.names
         while position >= len(names):
-            found = next(self._source, None) if self._source is not None else None
+            try:
+                found = next(self._source, None) if self._source is not None else None
+            except OSError:
+                self.failed = True
+                raise
             if found is None:
                 self._source = None
                 return False
@@ -163,6 +171,9 @@ class Listing:
     def _positions(self) -> dict[bytes, int]:
         """Return where each name stands, having read the listing to its end: from now on it follows the changes."""
         if self._index is None:
-            self.finish()
+            try:
+                self.finish()
+            except OSError:
+                pass  # the change itself is done
             self._index = {name: position for position, name in enumerate(self._read.names) if name is not None}
         return self._index

@@ -331,7 +331,7 @@ class View:
 
     def listing(self, node: DirNode) -> Listing:
         """Return the names in a directory, read as they are asked for. Raises OSError."""
-        if node.listing is None:
+        if node.listing is None or node.listing.failed:
             node.listing = Listing(self._batches(node))
         return node.listing
 
@@ -382,7 +382,7 @@ class View:
         Who removes all that is in it has listed it before.
         """
         if node.listing is not None:
-            return node.listing.is_empty()
+            return self.listing(node).is_empty()
         return next(self.names(node), None) is None
 
     # -- attributes --------------------------------------------------------------------------------------------------
