@@ -8,7 +8,7 @@ import mmap
 import os
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import pytest
 
@@ -17,6 +17,8 @@ from tests.support.probes import requires
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+T = TypeVar("T")
 
 pytestmark = [requires("fuse", "root"), pytest.mark.timeout(120)]
 
@@ -179,23 +181,24 @@ def test_data_that_is_elsewhere(tmp_path: Path) -> None:
                 assert way(merged / name) == content_of(size), name
 
 
+def _six_times_at_once(read: Callable[[], T]) -> list[T]:
+    """Return what ``read`` gives in each of six threads that has come to its end."""
+    found: list[T] = []
+    readers = [threading.Thread(target=lambda: found.append(read())) for _ in range(6)]
+    for reader in readers:
+        reader.start()
+    for reader in readers:
+        reader.join(LIMIT_S)
+    return found
+
+
 def test_many_readers_of_one_large_file_at_once(mount: Path, lower: Path) -> None:
     """Each from its beginning, cold: several READs are answered at once, by several threads."""
     size = 20 << 20
     (lower / "huge").write_bytes(content_of(size))
     os.sync()
     evict(lower / "huge")
-    found: list[bool] = []
-
-    def read() -> None:
-        found.append((mount / "huge").read_bytes() == content_of(size))
-
-    readers = [threading.Thread(target=read) for _ in range(6)]
-    for reader in readers:
-        reader.start()
-    for reader in readers:
-        reader.join(LIMIT_S)
-    assert found == [True] * len(readers)
+    assert _six_times_at_once(lambda: (mount / "huge").read_bytes() == content_of(size)) == [True] * 6
     assert json.loads(os.getxattr(mount, "user.unionfs.stats"))["errors"] == 0
 
 
@@ -264,18 +267,12 @@ def test_many_readers_of_cold_files_at_once(mount: Path, lower: Path) -> None:
     for name in names:
         evict(lower / name)
     expected = hashlib.sha256(b"".join(name.encode() * 5000 for name in names)).digest()
-    found: list[bytes] = []
 
-    def read() -> None:
+    def read() -> bytes:
         digest = hashlib.sha256()
         for name in names:
             digest.update((mount / name).read_bytes())
-        found.append(digest.digest())
+        return digest.digest()
 
-    readers = [threading.Thread(target=read) for _ in range(6)]
-    for reader in readers:
-        reader.start()
-    for reader in readers:
-        reader.join(LIMIT_S)
-    assert found == [expected] * len(readers)
+    assert _six_times_at_once(read) == [expected] * 6
     assert json.loads(os.getxattr(mount, "user.unionfs.stats"))["errors"] == 0
