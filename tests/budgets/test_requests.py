@@ -12,6 +12,7 @@ import os
 import time
 from contextlib import ExitStack
 from pathlib import Path
+from threading import Thread
 from typing import TYPE_CHECKING
 
 import pytest
@@ -74,6 +75,21 @@ def _scan(path: str) -> Step:
     return scan
 
 
+def _in_thread(path: str) -> Step:
+    """Return what lists first and looks then, as one of several threads of a program does."""
+
+    def look(mount: Path) -> None:
+        for name in os.listdir(mount / path):
+            os.lstat(mount / path / name)
+
+    def start(mount: Path) -> None:
+        thread = Thread(target=look, args=(mount,))
+        thread.start()
+        thread.join()
+
+    return start
+
+
 #: A GETATTR is for the directory, whose attributes the kernel drops when a name comes or goes, or for a file's time of
 #: access after a READ; GETXATTR is for security.capability, once a file that is written; IOCTL is Python's isatty(3),
 #: FLUSH the first and last one of a mount. In this order, on one mount: name, what is done, what it may ask.
@@ -89,11 +105,12 @@ BUDGET: Rows = [
     ("read it a third time", _read("large"), {"OPEN": 1, "IOCTL": 1}),
     ("read a lower link", lambda m: os.readlink(m / "link"), {"LOOKUP": 1, "READLINK": 1}),
     ("read the link again", lambda m: os.readlink(m / "link"), {}),
-    ("list a directory", _list("dir"), {"OPENDIR": 1, "READDIR": 1, "READDIRPLUS": 1}),
+    ("list a directory", _list("dir"), {"OPENDIR": 1, "READDIRPLUS": 2}),
     ("list the directory again", _list("dir"), {"GETATTR": 1}),
     ("list and stat a new directory", _scan("many"), {"LOOKUP": 11, "READDIRPLUS": 2}),
     ("list and stat it again", _scan("many"), {"GETATTR": 1}),
     ("list and stat another one", _scan("more"), {"LOOKUP": 1, "READDIRPLUS": 2}),
+    ("list a larger one, then stat it, in another thread", _in_thread("larger"), {"LOOKUP": 1, "READDIRPLUS": 3}),
     ("create and write a file", _write_new, {"LOOKUP": 1, "GETATTR": 1, "GETXATTR": 1, "CREATE": 1}),
     ("stat what was written", lambda m: os.stat(m / "new"), {"GETATTR": 1}),
     ("read what was written", _read("new"), {"OPEN": 1, "IOCTL": 1}),
@@ -172,9 +189,9 @@ def _layers(tmp_path: Path) -> tuple[list[Path], Path, Path]:
     (lowers[1] / "dir").mkdir()
     for name in ("a", "b"):
         (lowers[1] / "dir" / name).write_text(name)
-    for directory in ("many", "more"):
+    for directory, names in {"many": 10, "more": 10, "larger": 300}.items():
         (lowers[1] / directory).mkdir()
-        for number in range(10):
+        for number in range(names):
             (lowers[1] / directory / str(number)).write_text("x")
     (lowers[0] / "link").symlink_to("dir")
     (lowers[1] / "large").write_bytes(bytes(200_000))

@@ -75,12 +75,23 @@ def has_capability(capability: int) -> bool:
 
 def groups_of(pid: int) -> frozenset[int]:
     """Return the supplementary groups of a process, none if it is not to be seen here; see proc_pid_status(5)."""
+    return frozenset(map(int, _status(pid, b"Groups:")))
+
+
+def thread_group(thread: int) -> int:
+    """Return the process that a thread belongs to, the thread itself if it is not to be seen here; see
+    proc_pid_status(5).
+    """
+    return int(next(iter(_status(thread, b"Tgid:")), thread))
+
+
+def _status(pid: int, field: bytes) -> list[bytes]:
     try:
-        with open(f"/proc/{pid}/status", "rb") as status:
-            groups = next((line for line in status if line.startswith(b"Groups:")), b"")
+        with open(f"/proc/{pid}/status", "rb", buffering=0) as status:
+            lines = status.read().split(b"\n")
     except OSError:
-        return frozenset()
-    return frozenset(map(int, groups.split()[1:]))
+        return []
+    return next((line.split()[1:] for line in lines if line.startswith(field)), [])
 
 
 def _capabilities() -> bytes:

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 _NEGATIVE = replies.negative_entry(FOREVER_S)
 CAPABILITY = b"security.capability"
-_MOST_LOOKERS = 4096
 _LARGE_LISTING = 512
 _KEEP = (0, files.UTIME_OMIT)
 _NOW = (0, files.UTIME_NOW)
@@ -41,7 +40,7 @@ class AttributeVerbs(Verbs):
         found = self.view.lookup(parent, name)
         if found is None:
             return replies.data(request.unique, _NEGATIVE)
-        if parent.listing is not None and request.pid not in self.lookers and not found[0].is_directory:
+        if parent.listing is not None and not found[0].is_directory and request.pid not in self.lookers:
             self._note_looker(request.pid, parent, parent.listing)
         return replies.data(request.unique, self._entry(*found))
 
@@ -51,8 +50,6 @@ class AttributeVerbs(Verbs):
         That is the rest of this directory as well if it is a large one: the kernel may know its names already, and
         would ask for each file.
         """
-        if len(self.lookers) >= _MOST_LOOKERS:
-            self.lookers.clear()
         self.lookers.add(pid)
         if listing.read_so_far() > _LARGE_LISTING:
             self.notify(notify.inval_inode(parent.id))

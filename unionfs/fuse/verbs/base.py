@@ -8,6 +8,7 @@ import stat
 from mmap import MAP_ANONYMOUS, MAP_PRIVATE, mmap
 
 from unionfs.fuse import modes
+from unionfs.fuse.lookers import Lookers
 from unionfs.fuse.openfiles import SET_ID_BITS
 from unionfs.fuse.pipes import Pipes
 from unionfs.fuse.wire import notify, replies
@@ -75,7 +76,7 @@ class Verbs:
         self.page = untouched(MAX_WRITE_BYTES)
         self.asker = 0  # the process that the request before this one came from
         self.pipes = Pipes()
-        self.lookers: set[int] = set()  # processes that looked at files which they had listed
+        self.lookers = Lookers()
 
     def _directory(self, node_id: int) -> DirNode:
         node = self.nodes.by_id.get(node_id)

@@ -99,7 +99,7 @@ class NameVerbs(Verbs):
         node = self._directory(request.nodeid)
         buffer = replies.DirentBuffer(request.args[2])
         offset = request.args[1]
-        files_too = plus and (offset > 0 or request.pid in self.lookers)
+        files_too = plus and request.pid in self.lookers
         no_entry = replies.NO_ENTRY if plus else b""
         if offset < 2:
             parent = node.parent or node
