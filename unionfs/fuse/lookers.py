@@ -1,7 +1,8 @@
 """Who looks at the files that he has listed: what he lists next is to come with attributes.
 
-The kernel names the thread that asks (`fuse_get_req` in fs/fuse/dev.c), and a program that walks a tree may do so in many:
-Go moves its routines from one to another. So it is the process that counts. This module does not know what is asked.
+The kernel names the thread that asks (`fuse_get_req` in fs/fuse/dev.c), and a program that walks a tree may do so in
+many: Go moves its routines from one to another. So it is the process that counts. This module does not know what is
+asked.
 """
 
 from __future__ import annotations

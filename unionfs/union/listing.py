@@ -12,11 +12,13 @@ from struct import Struct, pack
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
 
 Found = tuple[bytes, int, int]
 """name, DT_* type, inode number (0: to be looked up)."""
-
+Run = tuple[int, "list[bytes]", bytes, "list[int]"]
+"""Rows that follow one another: the position of the first; names, empty where one is gone; DT_* types; inode numbers
+(0: to be looked up)."""
 
 _INO = Struct("=Q")
 _STRIDE = 256
@@ -30,7 +32,7 @@ def offset_after(position: int) -> int:
 
 
 class _Rows:
-    """Names with their types and inode numbers; None where a name is gone.
+    """Names with their types and inode numbers; empty where a name is gone.
 
     Numbers are packed, and by hand: the module ``array`` takes longer to load than a stack to open.
     """
@@ -38,7 +40,7 @@ class _Rows:
     __slots__ = ("_inos", "kinds", "names")
 
     def __init__(self) -> None:
-        self.names: list[bytes | None] = []
+        self.names: list[bytes] = []
         self.kinds = bytearray()
         self._inos = bytearray()
 
@@ -49,9 +51,9 @@ class _Rows:
         self.kinds += bytes(kinds)
         self._inos += pack(f"={len(inos)}Q", *inos)
 
-    def inos(self, start: int, end: int) -> Iterable[int]:
+    def inos(self, start: int, end: int) -> list[int]:
         """Return the inode numbers in some rows."""
-        return memoryview(self._inos[start * _INO.size : end * _INO.size]).cast("Q")
+        return memoryview(self._inos[start * _INO.size : end * _INO.size]).cast("Q").tolist()
 
     def ino(self, row: int) -> int:
         """Return the inode number in one row."""
@@ -110,24 +112,26 @@ class Listing:
         """Return how many names have been read from the layers until now."""
         return len(self._read.names)
 
-    def entries(self, position: int) -> Iterator[tuple[int, bytes, int, int]]:
-        """Yield what there is from ``position`` on: position, name, DT_* type, inode number (0 while it is not known).
-
-        Raises OSError.
-        """
+    def runs(self, position: int) -> Iterator[Run]:
+        """Yield what there is from ``position`` on, many rows at a time. Raises OSError."""
         for late in range(position, 0):
-            name = self._late.names[~late]
-            if name is not None:
-                yield late, name, self._late.kinds[~late], self._late.ino(~late)
+            yield late, [self._late.names[~late]], bytes((self._late.kinds[~late],)), [self._late.ino(~late)]
         start = max(position, 0)
         while self.reaches(start):
             rows = self._read
             end = min(start + _STRIDE, len(rows.names))
-            columns = range(start, end), rows.names[start:end], rows.kinds[start:end], rows.inos(start, end)
-            for row, name, kind, ino in zip(*columns, strict=True):
-                if name is not None:
-                    yield row, name, kind, ino
+            yield start, rows.names[start:end], bytes(rows.kinds[start:end]), rows.inos(start, end)
             start = end
+
+    def entries(self, position: int) -> Iterator[tuple[int, bytes, int, int]]:
+        """Yield the same one by one: position, name, DT_* type, inode number (0 while it is not known).
+
+        Raises OSError.
+        """
+        for first, names, kinds, inos in self.runs(position):
+            for row, name in enumerate(names):
+                if name:
+                    yield first + row, name, kinds[row], inos[row]
 
     def set_ino(self, position: int, ino: int) -> None:
         """Keep the inode number of the entry at ``position``."""
@@ -153,7 +157,7 @@ class Listing:
         position = self._positions().pop(name, None)
         if position is not None:
             rows, row = self._row(position)
-            rows.names[row] = None
+            rows.names[row] = b""
             self._free.append(position)
 
     # -- parts -------------------------------------------------------------------------------------------------------
@@ -175,5 +179,5 @@ class Listing:
                 self.finish()
             except OSError:
                 pass  # the change itself is done
-            self._index = {name: position for position, name in enumerate(self._read.names) if name is not None}
+            self._index = {name: position for position, name in enumerate(self._read.names) if name}
         return self._index

@@ -7,8 +7,7 @@ import os
 import stat
 import struct
 import sys
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 from hypothesis import given
@@ -23,8 +22,8 @@ little_endian = pytest.mark.skipif(sys.byteorder == "big", reason="the bytes are
 
 
 def status(**changes: int) -> os.stat_result:
-    """Return what stat(2) might say of a file; os.stat_result itself cannot be made with exact nanoseconds."""
-    values = {
+    """Return what stat(2) might say of a file, times in nanoseconds."""
+    given = {
         "st_mode": 0o100644,
         "st_size": 4097,
         "st_blocks": 16,
@@ -32,8 +31,9 @@ def status(**changes: int) -> os.stat_result:
         "st_mtime_ns": 2_000_000_002,
         "st_ctime_ns": 3_000_000_003,
         "st_rdev": 0,
-    }
-    return cast("os.stat_result", SimpleNamespace(**(values | changes)))
+    } | changes
+    seconds = (given[f"st_{which}_ns"] // 10**9 for which in ("atime", "mtime", "ctime"))
+    return os.stat_result((given["st_mode"], 0, 0, 0, 0, 0, given["st_size"], *seconds), given)
 
 
 def fields(layout: struct.Struct, payload: bytes, offset: int = 0) -> dict[str, int]:
@@ -120,7 +120,7 @@ ENTRY = replies.entry(5, 9, 10, 20, ATTRIBUTES)
 def test_entry() -> None:
     assert abi.ENTRY_OUT.unpack_from(ENTRY) == (5, 9, 10, 20, 0, 0)
     assert ENTRY[abi.ENTRY_OUT.size :] == ATTRIBUTES
-    assert len(ENTRY) == len(replies.negative_entry(1)) == len(replies.NO_ENTRY) == 128
+    assert len(ENTRY) == len(replies.negative_entry(1)) == 128
 
 
 def test_entry_that_is_kept_for_good() -> None:
@@ -196,17 +196,27 @@ dirents = st.lists(
 )
 
 
-@given(dirents, st.integers(0, 3000))
-def test_listing(given_dirents: list[Dirent], limit: int) -> None:
-    buffer = replies.DirentBuffer(limit)
-    fitting = taken(given_dirents, lambda dirent: buffer.add(b"", *dirent))
+@pytest.mark.parametrize(("plus", "blank"), [(False, 0), (True, 128)])
+@given(dirents, st.integers(0, 6000), st.integers(0, 2**40))
+def test_listing(plus: bool, blank: int, given_dirents: list[Dirent], limit: int, offset: int) -> None:
+    buffer = replies.DirentBuffer(limit, plus=plus)
+    inos, _offsets, dtypes, names = zip(*given_dirents, strict=True) if given_dirents else ((), (), (), ())
+    fit = buffer.extend(names, dtypes, inos, offset)
+    told = list(parse(buffer.payload, blank))
     assert len(buffer.payload) <= limit
-    assert [dirent for _, dirent in parse(buffer.payload)] == given_dirents[:fitting]
+    assert fit is (len(told) == len(given_dirents))
+    expected = [(ino, offset + row, dtype, name) for row, (ino, _, dtype, name) in enumerate(given_dirents)]
+    assert told == [(bytes(blank), dirent) for dirent in expected[: len(told)]]
+    assert fit or len(buffer.payload) + size(given_dirents[len(told)], blank) > limit
+
+
+def size(dirent: Dirent, blank: int) -> int:
+    return blank + (24 + len(dirent[3]) + 7) // 8 * 8
 
 
 @given(dirents, st.integers(0, 6000))
 def test_listing_with_attributes(given_dirents: list[Dirent], limit: int) -> None:
-    buffer = replies.DirentBuffer(limit)
+    buffer = replies.DirentBuffer(limit, plus=True)
     fitting = taken(given_dirents, lambda dirent: buffer.add(ENTRY, *dirent))
     assert len(buffer.payload) <= limit
     assert list(parse(buffer.payload, 128)) == [(ENTRY, dirent) for dirent in given_dirents[:fitting]]
@@ -222,11 +232,12 @@ def taken(given_dirents: list[Dirent], add: Callable[[Dirent], bool]) -> int:
 
 @pytest.mark.parametrize("length", range(1, 10))
 def test_an_entry_fits_to_the_byte(length: int) -> None:
-    needed = (24 + length + 7) // 8 * 8
-    assert replies.DirentBuffer(needed).add(b"", 1, 1, 8, b"n" * length)
-    assert not replies.DirentBuffer(needed - 1).add(b"", 1, 1, 8, b"n" * length)
-    assert replies.DirentBuffer(needed + 128).add(ENTRY, 1, 1, 8, b"n" * length)
-    assert not replies.DirentBuffer(needed + 127).add(ENTRY, 1, 1, 8, b"n" * length)
+    needed, name = (24 + length + 7) // 8 * 8, b"n" * length
+    for plus, blank in ((False, 0), (True, 128)):
+        assert replies.DirentBuffer(needed + blank, plus=plus).extend([name], [8], [1], 1)
+        assert not replies.DirentBuffer(needed + blank - 1, plus=plus).extend([name], [8], [1], 1)
+    assert replies.DirentBuffer(needed + 128, plus=True).add(ENTRY, 1, 1, 8, name)
+    assert not replies.DirentBuffer(needed + 127, plus=True).add(ENTRY, 1, 1, 8, name)
 
 
 @little_endian

@@ -23,7 +23,7 @@ class MappedDispatcher(Dispatcher):
     """Answers as a ``Dispatcher`` does, with the owners, modes and types that the view makes of the real ones."""
 
     #: The type of a regular file stays open, for it may stand for a device: readdir(3), DT_UNKNOWN.
-    kinds = bytes(0 if kind == stat.S_IFREG >> 12 else kind for kind in range(16))
+    kinds = bytes(0 if kind == stat.S_IFREG >> 12 else kind for kind in range(256))
 
     def _attributes(self, node: AnyNode, state: os.stat_result) -> bytes:
         return super()._attributes(node, self.view.shown(node, state))

@@ -15,13 +15,18 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from unionfs.fuse.verbs.base import Reply
     from unionfs.fuse.wire.requests import Request
+    from unionfs.union.listing import Run
     from unionfs.union.nodes import AnyNode
+
+_NONE: frozenset[int] = frozenset()
+_DIRECTORIES = frozenset((DT_DIR,))
+_ALL = frozenset(range(16))  # types of readdir(3)
 
 
 class NameVerbs(Verbs):
     """What happens in a directory."""
 
-    kinds = bytes(range(16))  # the type to tell for each that a listing has
+    kinds = bytes(range(256))  # the type to tell for each that a listing has
 
     def _mknod(self, request: Request) -> Reply:
         mode, rdev, umask = request.args
@@ -93,30 +98,53 @@ class NameVerbs(Verbs):
         """Fill one buffer.
 
         Offsets 0 to 2 are those of ``.`` and ``..``, the listing has the others; each entry names the next one.
-        The kernel asks for attributes at the start of every directory, and later on where it was asked for them
-        itself (fuse_use_readdirplus in fs/fuse/readdir.c); at the start, those of files are for who wants them.
+        The kernel asks for all with their attributes. What is known of directories, which will be entered, it is told;
+        what is known of files is for who has looked at some (``Lookers``).
         """
         node = self._directory(request.nodeid)
-        buffer = replies.DirentBuffer(request.args[2])
+        buffer = replies.DirentBuffer(request.args[2], plus=plus)
         offset = request.args[1]
-        files_too = plus and request.pid in self.lookers
-        no_entry = replies.NO_ENTRY if plus else b""
         if offset < 2:
-            parent = node.parent or node
-            for position, (ino, dots) in enumerate(((node.ino, b"."), (parent.ino, b".."))):
-                if position >= offset:
-                    buffer.add(no_entry, ino, position + 1, DT_DIR, dots)
-            offset = 2
+            dots = (b".", b"..")[offset:]
+            buffer.extend(dots, (DT_DIR, DT_DIR)[offset:], (node.ino, (node.parent or node).ino)[offset:], offset + 1)
         listing = self.view.listing(node)
-        for position, name, kind, ino in listing.entries(listing.position(offset)):
-            if plus and (files_too or kind == DT_DIR or not ino):
-                fits = self._add_found(buffer, node, name, kind, position)
-            else:
-                number = ino or self._number(node, name, position)
-                fits = not number or buffer.add(no_entry, number, offset_after(position), self.kinds[kind], name)
-            if not fits:
+        told = _ALL if request.pid in self.lookers else _DIRECTORIES
+        for run in listing.runs(listing.position(max(offset, 2))):
+            if not self._add_run(buffer, node, run, told if plus else _NONE):
                 break
         return replies.data(request.unique, buffer.payload)
+
+    def _add_run(self, buffer: replies.DirentBuffer, node: DirNode, run: Run, told: frozenset[int]) -> bool:
+        """Add rows of a listing, with attributes those whose types are in ``told``; False if not all of them fit."""
+        first, names, kinds, inos = run
+        shown = kinds.translate(self.kinds)
+        rows = enumerate(zip(names, kinds, inos, strict=True))
+        apart = [row for row, (name, kind, ino) in rows if kind in told or not ino or not name]
+        start = 0
+        for row in (*apart, len(names)):
+            if row > start:
+                between = slice(start, row)
+                if not buffer.extend(names[between], shown[between], inos[between], offset_after(first + start)):
+                    return False
+            if row < len(names) and names[row]:
+                add = self._add_found if told else self._add_numbered
+                if not add(buffer, node, names[row], kinds[row], first + row):
+                    return False
+            start = row + 1
+        return True
+
+    def _add_numbered(
+        self, buffer: replies.DirentBuffer, parent: DirNode, name: bytes, kind: int, position: int
+    ) -> bool:
+        """Add a name whose inode number only a lookup tells; False if it does not fit."""
+        found = self.view.look_up_listed(parent, name, position)
+        if found is None:
+            return True
+        self.nodes.forget(found, 0)
+        return self._add_name(buffer, name, kind, found.ino, position)
+
+    def _add_name(self, buffer: replies.DirentBuffer, name: bytes, kind: int, ino: int, position: int) -> bool:
+        return buffer.extend((name,), (self.kinds[kind],), (ino,), offset_after(position))
 
     def _add_found(self, buffer: replies.DirentBuffer, parent: DirNode, name: bytes, kind: int, position: int) -> bool:
         """Add a name as a lookup finds it; False if it does not fit.
@@ -126,7 +154,7 @@ class NameVerbs(Verbs):
         """
         known = parent.children.get(name)
         if known is not None and known.lookups > 0 and not known.owned:
-            return buffer.add(replies.NO_ENTRY, known.ino, offset_after(position), self.kinds[kind], name)
+            return self._add_name(buffer, name, kind, known.ino, position)
         found = self.view.lookup(parent, name)
         if found is None:
             return True
@@ -135,14 +163,6 @@ class NameVerbs(Verbs):
             return True
         self.nodes.forget(node, 1)
         return False
-
-    def _number(self, parent: DirNode, name: bytes, position: int) -> int:
-        """Return the inode number that only a lookup tells, 0 if the name is gone."""
-        found = self.view.look_up_listed(parent, name, position)
-        if found is None:
-            return 0
-        self.nodes.forget(found, 0)
-        return found.ino
 
     def _kind(self, node: AnyNode, state: os.stat_result) -> int:
         """Return the DT_* type of a file."""

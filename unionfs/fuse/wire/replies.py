@@ -15,7 +15,7 @@ from unionfs.fuse.wire import abi
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
 STATX_BASIC_STATS = 0x7FF  # statx(2)
 STATX_BTIME = 0x800
@@ -28,8 +28,7 @@ _pack_entry = abi.ENTRY_OUT.pack
 _pack_attr_out = abi.ATTR_OUT.pack
 _NO_ATTRIBUTES = bytes(abi.ATTR.size)
 
-NO_ENTRY = bytes(abi.ENTRY_OUT.size + abi.ATTR.size)
-"""For `DirentBuffer.add`: a name whose node is not told. The kernel looks it up when somebody asks for it."""
+_ENTRY_BYTES = abi.ENTRY_OUT.size + abi.ATTR.size
 
 
 def header(unique: int, payload_length: int) -> bytes:
@@ -57,11 +56,11 @@ def attributes(st: os.stat_result, ino: int, nlink: int, uid: int, gid: int, blk
 
     Size, blocks, times, mode and device number are those of `st`; the rest is given, since a union has its own.
     """
-    atime, mtime, ctime = st.st_atime_ns, st.st_mtime_ns, st.st_ctime_ns
+    mode, _, _, _, _, _, size, atime, mtime, ctime = st  # times in whole seconds
     return _pack_attr(
-        ino, st.st_size, st.st_blocks,
-        atime // _NS, mtime // _NS, ctime // _NS, atime % _NS, mtime % _NS, ctime % _NS,
-        st.st_mode, nlink, uid, gid, encode_dev(st.st_rdev) if st.st_rdev else 0, blksize, 0,
+        ino, size, st.st_blocks,
+        atime, mtime, ctime, st.st_atime_ns % _NS, st.st_mtime_ns % _NS, st.st_ctime_ns % _NS,
+        mode, nlink, uid, gid, encode_dev(st.st_rdev) if st.st_rdev else 0, blksize, 0,
     )  # fmt: skip
 
 
@@ -175,40 +174,67 @@ def init(
 
 
 class _Dirents(dict[int, "Callable[..., bytes]"]):
-    """What packs a whole entry, by the length of its name, which is filled up with zeros (FUSE_DIRENT_ALIGN)."""
+    """What packs a whole entry behind `blank` zeros, by the length of its name, which is filled up with zeros
+    (FUSE_DIRENT_ALIGN).
+    """
+
+    def __init__(self, blank: int) -> None:
+        self._format = f"={blank}x{abi.DIRENT.format.lstrip('=')}"
 
     def __missing__(self, length: int) -> Callable[..., bytes]:
-        pack = self[length] = Struct(f"{abi.DIRENT.format}{length + (-length & 7)}s").pack
+        pack = self[length] = Struct(f"{self._format}{length + (-length & 7)}s").pack
         return pack
 
 
-_pack_dirents = _Dirents()
+_pack_dirents = _Dirents(0)
+_pack_untold = _Dirents(_ENTRY_BYTES)
 
 
 class DirentBuffer:
-    """The payload that answers READDIR or READDIRPLUS, at most `limit` bytes long.
+    """The payload that answers READDIR or, with `plus`, READDIRPLUS, at most `limit` bytes long.
 
-    `entry` is what LOOKUP would say of a name (or `NO_ENTRY`) for READDIRPLUS, empty for READDIR. `offset` is the
-    cookie with which the kernel goes on *after* it; `dtype` is a DT_* of readdir(3), which is the file type of a mode
-    shifted right by 12. `.` and `..` are entries too, without an entry's lookup count.
+    `offset` is the cookie with which the kernel goes on *after* a name; `dtype` is a DT_* of readdir(3), which is the
+    file type of a mode shifted right by 12.
     """
 
-    __slots__ = ("_buffer", "_limit")
+    __slots__ = ("_pack_names", "_records", "_room")
 
-    def __init__(self, limit: int) -> None:
-        self._buffer = bytearray()
-        self._limit = limit
+    def __init__(self, limit: int, *, plus: bool) -> None:
+        self._records: list[bytes] = []
+        self._room = limit
+        self._pack_names = _pack_untold if plus else _pack_dirents
 
     def add(self, entry: bytes, ino: int, offset: int, dtype: int, name: bytes) -> bool:
-        """Append a name. Return False, and append nothing, when it does not fit."""
+        """Append a name with `entry`, what LOOKUP would say of it, for READDIRPLUS; it counts as a lookup.
+
+        Return False, and append nothing, when it does not fit.
+        """
         length = len(name)
-        record = _pack_dirents[length](ino, offset, length, dtype, name)
-        if len(self._buffer) + len(entry) + len(record) > self._limit:
+        record = entry + _pack_dirents[length](ino, offset, length, dtype, name)
+        if len(record) > self._room:
             return False
-        self._buffer += entry + record
+        self._room -= len(record)
+        self._records.append(record)
+        return True
+
+    def extend(self, names: Iterable[bytes], dtypes: Iterable[int], inos: Iterable[int], offset: int) -> bool:
+        """Append names alone, `.` and `..` among them, the first of which has `offset`, each other one the next.
+
+        The kernel looks them up when somebody asks for them. Return False when not all fit: the rest is left out.
+        """
+        room, pack, append = self._room, self._pack_names, self._records.append
+        for name, dtype, ino in zip(names, dtypes, inos, strict=True):
+            length = len(name)
+            record = pack[length](ino, offset, length, dtype, name)
+            room -= len(record)
+            if room < 0:
+                return False
+            append(record)
+            offset += 1
+        self._room = room
         return True
 
     @property
     def payload(self) -> bytes:
         """What was added; empty at the end of the directory."""
-        return bytes(self._buffer)
+        return b"".join(self._records)
