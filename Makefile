@@ -57,6 +57,7 @@ $(READY): pyproject.toml setup.cfg
 	|| { echo "$(PYTHON) cannot make virtual environments; install what lacks (Debian: apt-get install python3-venv)" >&2; exit 1; }
 	@test -x $(BIN)/python || { echo "making $(VENV)"; $(PYTHON) -m venv $(VENV); }
 	@$(INSTALL) --editable .
+	@$(BIN)/python -m compileall -q unionfs # or each start does, where Python may not keep what it compiled
 	@touch $@
 
 $(DEV_READY): $(READY)
