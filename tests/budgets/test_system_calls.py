@@ -160,6 +160,14 @@ def _compare_attributes(file: Path) -> None:
     assert os.listxattr(file) == []
 
 
+def _show(file: Path) -> None:
+    """As ls(1) does with -l."""
+    os.lstat(file)
+    for name in ("security.selinux", "system.posix_acl_access"):
+        with pytest.raises(OSError, match="No data"):
+            os.getxattr(file, name)
+
+
 #: In this order, on one mount: "upper" is a directory of the writable layer alone, "merged" one of all layers. What the
 #: kernel asks around an operation is counted with it: LOOKUP of a new name, GETATTR of a directory that was changed.
 STEPS: dict[str, Step] = {
@@ -178,6 +186,7 @@ STEPS: dict[str, Step] = {
     "truncate": lambda m: os.truncate(m / "upper/a", 10),
     "get an attribute that is not there": lambda m: _missing_attribute(m / "upper/a"),
     "compare the attributes of a lower file": lambda m: _compare_attributes(m / "merged/6"),
+    "show a lower file as `ls -l` does": lambda m: _show(m / "merged/7"),
     "copy up to chmod": lambda m: os.chmod(m / "merged/1", 0o600),
     "copy up to write": _write("merged/2"),
     "copy up to truncate": lambda m: os.truncate(m / "merged/3", 0),
@@ -213,8 +222,9 @@ _PASSTHROUGH: dict[str, str] = {
     "chown": "2: chown stat*2",
     "set times": "1: stat utimens",
     "truncate": "2: close open stat truncate",
-    "get an attribute that is not there": "1: getxattr",
+    "get an attribute that is not there": "1:",
     "compare the attributes of a lower file": "3: listxattr stat*3",
+    "show a lower file as `ls -l` does": "3: listxattr stat*3",
     "copy up to chmod": "1: chmod*2 close*2 copy handle ioctl listxattr*2 open*2 rename setxattr stat*4 sync utimens*2",
     "copy up to write": "4: chmod close*3 copy handle ioctl*3 listxattr*3 open*3 rename setxattr stat*7 sync utimens*2",
     "copy up to truncate": "3: chmod close*3 handle ioctl listxattr*3 open*3 rename setxattr stat*7 truncate utimens*2",
@@ -315,6 +325,7 @@ _FUSEPY: dict[str, str] = {
     "truncate": "4: close getxattr open stat*4 truncate",
     "get an attribute that is not there": "3: getxattr stat*3",
     "compare the attributes of a lower file": "6: getxattr listxattr stat*7",
+    "show a lower file as `ls -l` does": "9: getxattr*2 stat*10",
     "copy up to chmod": "2: chmod*2 close*2 copy handle ioctl listxattr*2 open*2 rename setxattr stat*6 sync utimens*2",
     "copy up to write": "7: chmod close*3 copy getxattr handle ioctl listxattr*2 open*3 pwrite rename setxattr stat*9 "
     "sync utimens*2",

@@ -87,11 +87,14 @@ def thread_group(thread: int) -> int:
 
 def _status(pid: int, field: bytes) -> list[bytes]:
     try:
-        with open(f"/proc/{pid}/status", "rb", buffering=0) as status:
-            lines = status.read().split(b"\n")
+        descriptor = os.open(b"/proc/%d/status" % pid, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            text = b"".join(iter(lambda: os.read(descriptor, 1 << 14), b""))
+        finally:
+            os.close(descriptor)
     except OSError:
         return []
-    return next((line.split()[1:] for line in lines if line.startswith(field)), [])
+    return next((line.split()[1:] for line in text.split(b"\n") if line.startswith(field)), [])
 
 
 def _capabilities() -> bytes:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 _NEGATIVE = replies.negative_entry(FOREVER_S)
 CAPABILITY = b"security.capability"
+#: What a file system lists if a file has it; some of other namespaces can be had all the same, see xattr(7).
+_LISTED = (b"user.", b"security.", b"trusted.", b"system.posix_acl_")
 _LARGE_LISTING = 512
 _KEEP = (0, files.UTIME_OMIT)
 _NOW = (0, files.UTIME_NOW)
@@ -118,24 +120,26 @@ class AttributeVerbs(Verbs):
         return replies.data(request.unique, replies.statfs(self.view.statfs()))
 
     def _getxattr(self, request: Request) -> Reply:
-        name = request.names[0]
-        if name == CAPABILITY:
-            return self._get_capability(request)
-        value = None
+        name, node, value = request.names[0], self._node(request.nodeid), None
         if request.nodeid == abi.ROOT_ID and name.startswith(b"user.unionfs."):
             value = self.describe(name[13:])
         if value is None:
-            value = self.view.getxattr(self._node(request.nodeid), name)
+            if self._lacks(node, name):
+                return replies.error(request.unique, errno.ENODATA)
+            value = self.view.getxattr(node, name)
         return _sized(request.unique, value, request.args[0])
 
-    def _get_capability(self, request: Request) -> Reply:
-        """Answer what the kernel asks before each first write and change of owner (cap_inode_need_killpriv), and who
-        compares trees of each file: mostly from memory.
+    def _lacks(self, node: AnyNode, name: bytes) -> bool:
+        """Tell whether a file has no attribute ``name``, mostly from memory, False where its list does not tell.
+
+        The kernel asks for a capability before each first write and change of owner (cap_inode_need_killpriv), who
+        compares trees of each file, and ls(1) for an ACL and a label, whether there is one or not.
         """
-        node = self._node(request.nodeid)
-        if isinstance(node, Node) and (node.lacks or CAPABILITY not in self._names_of_attributes(node)):
-            return replies.error(request.unique, errno.ENODATA)
-        return _sized(request.unique, self.view.getxattr(node, CAPABILITY), request.args[0])
+        if not isinstance(node, Node) or not name.startswith(_LISTED):
+            return False
+        if node.lacks == LACKS_ATTRIBUTES or (node.lacks == LACKS_CAPABILITY and name == CAPABILITY):
+            return True
+        return name not in self._names_of_attributes(node)
 
     def _listxattr(self, request: Request) -> Reply:
         names = self._names_of_attributes(self._node(request.nodeid))
