@@ -26,7 +26,7 @@ class UnionfsError(Exception):
     def __init__(self, **values: object) -> None:
         self.values = values
         template = type(self).__doc__ or type(self).__name__  # python -OO drops docstrings
-        super().__init__(template.format_map({key: readable(value) for key, value in values.items()}))
+        super().__init__(template.format_map({key: readable(value) or "''" for key, value in values.items()}))
 
     def __reduce__(self) -> tuple[Callable[..., UnionfsError], tuple[Any, ...]]:
         return _rebuild, (type(self), self.values)

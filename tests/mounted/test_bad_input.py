@@ -43,7 +43,8 @@ CASES = {
     "unknown option": Bad("--frobnicate -o lowerdir={}/l {}/m", "--frobnicate", 2),
     "option without value": Bad("{}/m -o", "-o", 2),
     "unknown transport": Bad("--transport pigeon -o lowerdir={}/l {}/m", "pigeon", 2),
-    "no layers": Bad("{}/m", "lower"),
+    "no layers": Bad("{}/m", "lower", 2),
+    "no such command": Bad("images", "'images' is no command", 2),
     "empty lowerdir": Bad("-o lowerdir= {}/m", "lower"),
     "layer missing": Bad("-o lowerdir={}/l:{}/absent {}/m", "{}/absent"),
     "layer is a file": Bad("-o lowerdir={}/f {}/m", "{}/f"),
@@ -72,6 +73,9 @@ CASES = {
     "in words, layer missing": Bad("mount --lower {}/absent --upper {}/u {}/m", "{}/absent"),
     "in words, no layer": Bad("mount --upper {}/u {}/m", "lower"),
     "layer name not UTF-8": Bad("-o lowerdir={}/\udcff {}/m", "\\xff"),
+    "layer without a name": Bad("mount --lower= {}/m", "''"),
+    "upper without a name": Bad("-o lowerdir={}/l,upperdir=,workdir= {}/m", "'': no such layer"),
+    "layer of a run without a name": Bad("run --lower= -- true", "'': no such layer"),
     "layer name of two lines": Bad("-o lowerdir={}/a\nb {}/m", "\\n"),
 }
 

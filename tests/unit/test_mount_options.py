@@ -92,13 +92,15 @@ def test_resolving_a_mountpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     expected = os.fsencode(real / "deep")
     for spelling in ("deep", "deep/", "./deep", "deep/.", "deep/../deep", tmp_path / "link", tmp_path / "parent/deep"):
         assert mounting.resolve_mountpoint(spelling) == expected
-    assert mounting.resolve_mountpoint(b"/") == b"/"
+    assert mounting.resolve_mountpoint(b"/") == mounting.resolve_mountpoint(b"//") == b"/"
 
 
 def test_check_mountpoint_says_what_is_wrong(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(errors.MountpointMissing, match="no such directory"):
         mounting.check_mountpoint(tmp_path / "missing")
+    with pytest.raises(errors.MountpointMissing, match="'': no such directory"):
+        mounting.check_mountpoint("")
     with pytest.raises(errors.MountpointNotDirectory):
         mounting.check_mountpoint(tmp_path / "file")
     with pytest.raises(errors.MountError):

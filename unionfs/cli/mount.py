@@ -77,6 +77,9 @@ def run_helper(words: list[str]) -> int:
     if not words:
         raise errors.UsageError(problem="nothing to do: name a command, or layers and a mountpoint")
     request = _parse(words)
+    if request.places and not request.words and not request.lowers:
+        word = request.places[0]
+        raise errors.UsageError(problem=f"'{word}' is no command, and no 'lowerdir=' or '--lower' says what to mount")
     return _mount(request)
 
 

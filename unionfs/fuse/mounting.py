@@ -338,10 +338,11 @@ def unescape(field: bytes) -> bytes:
 
 def resolve_mountpoint(path: AnyPath) -> bytes:
     """Return ``path`` absolute and without symbolic links, asking nothing of what is mounted at it."""
-    name = os.fsencode(path).rstrip(b"/") or b"/"
+    name = os.fsencode(path)
+    name = name.rstrip(b"/") or name[:1]
     parent, base = os.path.split(name)
     if base in (b"", b".", b".."):
-        return os.path.realpath(name)
+        return os.path.realpath(name) if name else name  # nothing has an empty name: path_resolution(7)
     resolved = os.path.join(os.path.realpath(parent or b"."), base)
     try:
         os.readlink(resolved)  # refused without a request to the server when the name is a mounted directory

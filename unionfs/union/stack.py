@@ -65,16 +65,25 @@ class Config:
         whiteouts: str | None = None,
         data_layers: Sequence[bytes] = (),
     ) -> None:
-        self.lowers = [os.path.abspath(path) for path in lowers]
-        self.upper = None if upper is None else os.path.abspath(upper)
-        self.workdir = None if workdir is None else os.path.abspath(workdir)
+        self.lowers = [_absolute(path) for path in lowers]
+        self.upper = None if upper is None else _absolute(upper)
+        self.workdir = None if workdir is None else _absolute(workdir)
         self.makes_workdir = upper is not None and self.workdir == default_workdir(upper)
         self.volatile = volatile
         self.metacopy = metacopy
         self.whiteouts = whiteouts
-        self.data_layers = [os.path.abspath(path) for path in data_layers]
+        self.data_layers = [_absolute(path) for path in data_layers]
         self.atime = mounts.MOUNT_ATTR_RELATIME  # when reading changes access times in the writable layer
         self.owners: Ownership | None = None  # how owners are mapped; None: they are shown as they are
+
+
+def _absolute(path: bytes) -> bytes:
+    """Return ``path`` from the root on. Raises LayerMissing where it is empty, as an unset variable leaves it: that
+    does not mean the working directory.
+    """
+    if not path:
+        raise errors.LayerMissing(path=path)
+    return os.path.abspath(path)
 
 
 class Stack:
