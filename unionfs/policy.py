@@ -1,4 +1,5 @@
-"""Facts in, plan out: which steps a removal, a creation or a rename takes in the writable layer.
+"""Facts in, plan out: which steps a removal, a creation or a rename takes in the writable layer. And what
+a mount may leave out.
 
 Pure tables, so that each case can be read and tested by itself. "Below" means: a lower layer shows something under
 that name once the writable layer says nothing about it.
@@ -46,3 +47,22 @@ def move(*, directory: bool, merged: bool, below_source: bool, below_target: boo
         whiteout_behind=below_source and not exchange,
         remove_behind=exchange and not below_source,
     )
+
+
+class Offers(NamedTuple):
+    """What a mount has beyond names, data and owners; each may be left out."""
+
+    attributes: bool = True  # extended ones
+    acls: bool = True  # that count; without, they are attributes as others are
+    subdirectories: bool = True  # are counted as links of a directory
+
+    @property
+    def absent(self) -> frozenset[str]:
+        """The operations that a mount does not have at all, by FUSE's names: the kernel then asks once and never again.
+
+        Attributes can be read all the same: commands learn so of the mount itself.
+        """
+        return frozenset() if self.attributes else _ABOUT_ATTRIBUTES
+
+
+_ABOUT_ATTRIBUTES = frozenset({"setxattr", "listxattr", "removexattr"})

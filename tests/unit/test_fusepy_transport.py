@@ -95,7 +95,7 @@ def _call(operation: Callable[..., object]) -> tuple[int, list[str]]:
     """Return the errno that a callback ends with, and what was reported."""
     reported: list[str] = []
     operations = SimpleNamespace(read=operation, between=lambda: None)
-    callbacks = fusepy_adapter._Callbacks(cast("Operations", operations), reported.append)
+    callbacks = fusepy_adapter._Callbacks(cast("Operations", operations), frozenset({"statfs"}), reported.append)
     with pytest.raises(OSError) as caught:  # noqa: PT011 - the errno is what is asked for
         vars(callbacks)["read"]("/path", 1)
     return caught.value.errno or 0, reported

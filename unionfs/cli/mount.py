@@ -10,6 +10,7 @@ import sys
 
 from unionfs import errors
 from unionfs.fuse import modes, mounting, server
+from unionfs.policy import Offers
 from unionfs.union.stack import Config, default_workdir
 
 TYPE_CHECKING = False
@@ -45,7 +46,15 @@ _TRANSPORTS = ("auto", "direct", "fusepy")
 _OURS = ("lowerdir", "upperdir", "workdir", "metacopy", "whiteouts", "mode", "writeback")
 #: Words of fuse-overlayfs that ask for what is always so here, or for what only its own machinery has.
 _FLAGS = frozenset({"volatile", "userxattr"})
-_ACCEPTED = frozenset({"static_nlink", "kernel_cache", "auto_unmount", "nonempty"})
+_ACCEPTED = frozenset({"kernel_cache", "auto_unmount", "nonempty"})
+#: Words of fuse-overlayfs that leave out a part of what a mount offers.
+_LEFT_OUT = {
+    "noxattrs": ("attributes", "acls"),
+    "noxattrs=1": ("attributes", "acls"),
+    "noxattrs=0": (),
+    "noacl": ("acls",),
+    "static_nlink": ("subdirectories",),
+}
 _ABOUT_OWNERS = ("uidmapping=", "gidmapping=", "squash_to_", "xattr_permissions=")
 _ACCEPTED_VALUES = frozenset({"redirect_dir", "timeout", "threaded", "fsync", "fast_ino", "xino", "index", "max_write"})
 
@@ -192,6 +201,7 @@ def _split(text: str, separator: str, *, quotes: bool) -> list[str]:
 def _mount(request: Request) -> int:
     named = _take_ours(request)
     ownership = _take_owners(request)
+    offers = _take_offers(request)
     mountpoint = _mountpoint(request)
     source = [f"fsname={place}" for place in request.places[:-1] if place]  # by it mount -a knows what stands already
     words = [unescape(word) for word in request.words if not _is_accepted(word)]
@@ -200,7 +210,7 @@ def _mount(request: Request) -> int:
         if word not in _FLAGS:
             print(f"unknown argument ignored: {word}", file=sys.stderr)
     config = _config(request, named, _FLAGS.intersection(unknown))
-    config.owners, config.atime = ownership, options.atime
+    config.owners, config.offers, config.atime = ownership, offers, options.atime
     if request.transport not in _TRANSPORTS:
         known = ", ".join(_TRANSPORTS)
         raise errors.UsageError(problem=f"no such transport: '{request.transport}'; there are {known}")
@@ -262,6 +272,13 @@ def _take_owners(request: Request) -> Ownership | None:
 
     ownership, request.words = owners.take(request.words)
     return ownership
+
+
+def _take_offers(request: Request) -> Offers:
+    """Take what the mount is to leave out out of the option words."""
+    left_out = [name for word in request.words for name in _LEFT_OUT.get(word, ())]
+    request.words = [word for word in request.words if word not in _LEFT_OUT]
+    return Offers()._replace(**dict.fromkeys(left_out, False))
 
 
 def _one(option: str | None, named: list[str]) -> bytes | None:

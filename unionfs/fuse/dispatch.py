@@ -66,11 +66,16 @@ class Dispatcher(AttributeVerbs, NameVerbs, FileVerbs):
         self._handlers = self._table()
 
     def _table(self) -> dict[int, Handler]:
-        return {
-            code: getattr(self, "_" + opcode.name.lower())
-            for code, opcode in requests.OPCODES.items()
-            if hasattr(self, "_" + opcode.name.lower())
+        offers = self.stack.config.offers
+        names = {code: opcode.name.lower() for code, opcode in requests.OPCODES.items()}
+        table: dict[int, Handler] = {
+            code: getattr(self, "_" + name)
+            for code, name in names.items()
+            if hasattr(self, "_" + name) and name not in offers.absent
         }
+        if not offers.attributes:
+            table[abi.GETXATTR] = self._get_told
+        return table
 
     def handle(self, request: Request) -> Reply:
         """Answer one request.
@@ -96,7 +101,10 @@ class Dispatcher(AttributeVerbs, NameVerbs, FileVerbs):
     def _init(self, request: Request) -> Reply:
         offer = negotiate.Offer.from_args(request.args)
         mode = modes.choose(self._wanted, offer.flags)
-        settings = negotiate.negotiate(offer, _WANTED | mode.flags, MAX_WRITE_BYTES, self._stack_depth())
+        wanted = _WANTED | mode.flags
+        if not self.stack.config.offers.acls:
+            wanted &= ~abi.INIT_POSIX_ACL
+        settings = negotiate.negotiate(offer, wanted, MAX_WRITE_BYTES, self._stack_depth())
         if isinstance(settings, negotiate.Settings):
             self.decode = requests.Decoder(setxattr_ext=settings.setxattr_ext).decode
             self.no_opendir = settings.no_opendir

@@ -98,7 +98,7 @@ def serve(
         operations = Operations(
             stack, library.caller, lambda name: describe(stack, callbacks.statistics(stack), name), start.answering
         )
-        callbacks = _Callbacks(operations, report)
+        callbacks = _Callbacks(operations, config.offers.absent, report)
         library.prepare(callbacks)
         os.chdir("/")  # so that no directory is kept busy
         _run(library, callbacks, mountpoint, words | {"debug": debug}, start)
@@ -170,15 +170,17 @@ def _escape(value: str) -> str:
 
 
 class _Callbacks:
-    """What fusepy is given: the public methods of ``operations``, which here raise OSError with an errno alone."""
+    """What fusepy is given: the public methods of ``operations``, those that are ``absent`` apart, which here raise
+    OSError with an errno alone.
+    """
 
-    def __init__(self, operations: Operations, report: Callable[[str], None]) -> None:
+    def __init__(self, operations: Operations, absent: frozenset[str], report: Callable[[str], None]) -> None:
         self._counts: dict[str, int] = {}
         self._errors = 0
         self._between = operations.between
         self._report = report
         for name in dir(operations):
-            if not name.startswith("_") and name != "between":
+            if not name.startswith("_") and name not in absent | {"between"}:
                 setattr(self, name, self._guarded(name, getattr(operations, name)))
 
     def statistics(self, stack: Stack) -> dict[str, object]:

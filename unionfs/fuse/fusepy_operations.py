@@ -62,6 +62,7 @@ class Operations:
     ) -> None:
         self._stack = stack
         self._view = stack.view
+        self._offers = stack.config.offers
         self._nodes = stack.view.nodes
         self._paths = Paths(stack.view)
         self._files = OpenFiles(stack)
@@ -79,7 +80,8 @@ class Operations:
 
     def init_with_config(self, connection: ConnectionInfo, config: object) -> None:
         """The mount answers from now on."""
-        connection.want = (connection.want | connection.capable & _WANTED) & ~_UNWANTED
+        wanted = _WANTED if self._offers.acls else _WANTED & ~libfuse.CAP_POSIX_ACL
+        connection.want = (connection.want | connection.capable & wanted) & ~_UNWANTED
         self._ready()
 
     def statfs(self, path: str) -> dict[str, int]:
@@ -211,6 +213,8 @@ class Operations:
         """getxattr(2)."""
         key = name.encode(ENCODING)
         value = self._describe(key[13:]) if path == "/" and key.startswith(b"user.unionfs.") else None
+        if value is None and not self._offers.attributes:
+            raise OSError(errno.EOPNOTSUPP, path)
         return self._view.getxattr(self._paths.node(path), key) if value is None else value
 
     def listxattr(self, path: str) -> list[str]:

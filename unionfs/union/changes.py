@@ -109,7 +109,7 @@ class _Comparison:
     def _compare(self, after: Known | None, before: Known | None) -> str | None:
         if after is None or before is None:
             return ADDED if after is not None else DELETED if before is not None else None
-        if self.new.key(after[1]) == self.old.key(before[1]):
+        if os.path.samestat(after[1], before[1]):
             return None
         both = isinstance(after[0], DirNode) and isinstance(before[0], DirNode)
         return CHANGED if not both or self._attributes_differ(after, before) else None

@@ -15,6 +15,7 @@ import resource
 from unionfs import errors, ondisk
 from unionfs.layers.layer import DescriptorCache, Layer
 from unionfs.layers.writable import WritableLayer
+from unionfs.policy import Offers
 from unionfs.syscalls import mounts
 from unionfs.union.copyup import CopyUp
 from unionfs.union.links import LinkIndex
@@ -47,6 +48,7 @@ class Config:
         "lowers",
         "makes_workdir",
         "metacopy",
+        "offers",
         "owners",
         "upper",
         "volatile",
@@ -74,6 +76,7 @@ class Config:
         self.whiteouts = whiteouts
         self.data_layers = [_absolute(path) for path in data_layers]
         self.atime = mounts.MOUNT_ATTR_RELATIME  # when reading changes access times in the writable layer
+        self.offers = Offers()
         self.owners: Ownership | None = None  # how owners are mapped; None: they are shown as they are
 
 
@@ -176,6 +179,7 @@ def _view(
     count = len(config.lowers)
     view = _new_view(config, layers[:count], upper, cache)
     view.data_layers = layers[count:]
+    view.counts_subdirectories = config.offers.subdirectories
     return view
 
 

@@ -16,7 +16,7 @@ from unionfs.syscalls import process
 from unionfs.union import metacopy, pieces
 from unionfs.union.inode_flags import forbidding, refuse
 from unionfs.union.listing import Listing
-from unionfs.union.nodes import ROOT_ID, AnyNode, DirNode, InodeKey, Node, NodeTable
+from unionfs.union.nodes import ROOT_ID, AnyNode, DirNode, Node, NodeTable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -43,12 +43,24 @@ class View:
     A ``guarded`` view has rights that the owner of a layer may lack: it follows no redirect that he can set himself.
     """
 
-    __slots__ = ("_filesystems", "cache", "data_layers", "guarded", "index", "keeps_links", "lowers", "nodes", "upper")
+    __slots__ = (
+        "_filesystems",
+        "cache",
+        "counts_subdirectories",
+        "data_layers",
+        "guarded",
+        "index",
+        "keeps_links",
+        "lowers",
+        "nodes",
+        "upper",
+    )
 
     def __init__(self, lowers: list[Layer], upper: Layer | None, cache: DescriptorCache) -> None:
         self.lowers = lowers
         self.data_layers: list[Layer] = []
         self.guarded = process.is_superuser()
+        self.counts_subdirectories = True  # as links of a directory that is not merged, which has none to spare
         self.keeps_links = True  # whether a file with several names stays one file when it is copied up
         self.upper = upper
         self.cache = cache
@@ -266,9 +278,7 @@ class View:
         return self._stack(self._candidates(node.parent, node.name), beside)
 
     def _is_marked_deleted(self, upper: Dir) -> bool:
-        """Tell whether a marker beside a directory deletes what lower layers have under its name, as
-        OCI layers say it.
-        """
+        """Tell whether a marker beside a directory deletes what lower layers have under its name, as OCI layers do."""
         return upper.parent is not None and self._deleted_by_marker(upper.parent, upper.name)
 
     def _candidates(self, parent: DirNode, name: bytes) -> Iterable[Dir]:
@@ -336,10 +346,7 @@ class View:
         return node.listing
 
     def look_up_listed(self, node: DirNode, name: bytes, position: int) -> AnyNode | None:
-        """Return the node of a name whose inode number the listing does not know, and will then; None if it is gone.
-
-        Raises OSError.
-        """
+        """Return the node of a name that was listed without its inode number; None if it is gone. Raises OSError."""
         found = self.lookup(node, name)
         if found is None:
             return None
@@ -485,11 +492,7 @@ class View:
         if isinstance(node, DirNode):
             if node.parent is None and node.id != ROOT_ID:
                 return 0
-            return 1 if node.upper is not None and node.lowers else state.st_nlink
+            return 1 if not self.counts_subdirectories or (node.upper and node.lowers) else state.st_nlink
         if node.links is not None:
             return max(0, state.st_nlink + node.links.delta)
         return state.st_nlink if node.parent is not None or node.owned else 0
-
-    def key(self, state: os.stat_result) -> InodeKey:
-        """Return what identifies a real file."""
-        return state.st_dev, state.st_ino

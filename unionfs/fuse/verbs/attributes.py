@@ -120,14 +120,26 @@ class AttributeVerbs(Verbs):
         return replies.data(request.unique, replies.statfs(self.view.statfs()))
 
     def _getxattr(self, request: Request) -> Reply:
-        name, node, value = request.names[0], self._node(request.nodeid), None
-        if request.nodeid == abi.ROOT_ID and name.startswith(b"user.unionfs."):
-            value = self.describe(name[13:])
+        name, node, value = request.names[0], self._node(request.nodeid), self._told(request)
         if value is None:
             if self._lacks(node, name):
                 return replies.error(request.unique, errno.ENODATA)
             value = self.view.getxattr(node, name)
         return _sized(request.unique, value, request.args[0])
+
+    def _get_told(self, request: Request) -> Reply:
+        """GETXATTR of a mount that has no attributes."""
+        value = self._told(request)
+        if value is None:
+            raise OSError(errno.EOPNOTSUPP, "")
+        return _sized(request.unique, value, request.args[0])
+
+    def _told(self, request: Request) -> bytes | None:
+        """Return what commands ask of the root about the mount itself, None for any other attribute."""
+        name = request.names[0]
+        if request.nodeid != abi.ROOT_ID or not name.startswith(b"user.unionfs."):
+            return None
+        return self.describe(name[13:])
 
     def _lacks(self, node: AnyNode, name: bytes) -> bool:
         """Tell whether a file has no attribute ``name``, mostly from memory, False where its list does not tell.
