@@ -38,12 +38,13 @@ def test_named_options() -> None:
     words = ["fsname=a b", "subtype=x", "allow_other", "max_read=4096", "blksize=512", 'context="u:r:t:s0:c1,c2"']
     options, unknown = parse_options(words)
     assert unknown == []
-    assert options == MountOptions(0, "a b", "x", True, False, 4096, 512, ('context="u:r:t:s0:c1,c2"',))
+    assert options == MountOptions(0, "a b", "x", True, 4096, 512, ('context="u:r:t:s0:c1,c2"',))
 
 
 def test_unknown_words_come_back_in_order() -> None:
-    words = ["metacopy=on", "defaults", "x-systemd.automount", "_netdev", "default_permissions", "fsname", "nonsense"]
-    assert parse_options(words) == (MountOptions(), ["metacopy=on", "fsname", "nonsense"])
+    known = ["defaults", "x-systemd.automount", "_netdev", "default_permissions"]
+    unknown = ["metacopy=on", "allow_root", "fsname", "nonsense"]
+    assert parse_options([unknown[0], *known, *unknown[1:]]) == (MountOptions(), unknown)
 
 
 @pytest.mark.parametrize("word", ["max_read=", "max_read=-1", "blksize=4k"])
@@ -53,7 +54,7 @@ def test_a_number_that_is_none_is_a_usage_error(word: str) -> None:
 
 
 def test_what_the_helper_is_told() -> None:
-    options, _ = parse_options(["ro", "noatime", "allow_root", "fsname=a,b\\c"])
+    options, _ = parse_options(["ro", "noatime", "allow_other", "fsname=a,b\\c"])
     assert mounting.helper_options(options) == (
         "ro,noatime,fsname=a\\,b\\\\c,subtype=unionmount,default_permissions,allow_other"
     )

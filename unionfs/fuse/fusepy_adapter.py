@@ -141,7 +141,7 @@ def _words(
         # The kernel takes the names of a hard link for different files: a change of one would not show in the others.
         "attr_timeout": _FOREVER_S if read_only else 0,
         "nonempty": library.version == 2,  # libfuse 3 does not mind
-        "allow_other": privileged or options.allow_other or options.allow_root,
+        "allow_other": privileged or options.allow_other,
         "dirsync": bool(flags & mounts.MS_DIRSYNC),
     }
     for flag, set_word, clear_word in _FLAG_WORDS:

@@ -73,8 +73,6 @@ class MountOptions(NamedTuple):
     """What follows ``fuse.`` in the type that mount tables show."""
     allow_other: bool = False
     """Users other than the one who mounts may use it (the permission bits are checked all the same)."""
-    allow_root: bool = False
-    """As ``allow_other`` for the kernel; the server has to turn away who is neither root nor the owner."""
     max_read: int = 0
     """Largest read request in bytes, 0 for the kernel's own limit."""
     blksize: int = 0
@@ -118,7 +116,7 @@ def parse_options(words: Iterable[str]) -> tuple[MountOptions, list[str]]:
 def _named_option(options: MountOptions, word: str) -> dict[str, Any] | None:
     """Return the fields of ``options`` that ``word`` changes, None when it is not known."""
     name, equals, value = word.partition("=")
-    if word in ("allow_other", "allow_root"):
+    if word == "allow_other":
         return {word: True}
     if equals and name in ("fsname", "subtype"):
         return {name: value}
@@ -171,7 +169,7 @@ def mount_fuse(device: int, mountpoint: bytes, options: MountOptions, *, user_id
 def _common_words(options: MountOptions) -> list[str]:
     """The words that mount(2) and fusermount3 both take."""
     words = ["default_permissions", *options.security]
-    if options.allow_other or options.allow_root:
+    if options.allow_other:
         words.append("allow_other")
     if options.max_read:
         words.append(f"max_read={options.max_read}")
