@@ -111,6 +111,10 @@ class WorkdirMissing(LayerError):
     """{upper}: this upper layer needs a workdir; give an empty directory beside it with 'workdir=' or '--work'"""
 
 
+class WorkdirUnusable(LayerError):
+    """{workdir}: the workdir cannot be written ({reason}); choose an empty directory beside the upper with '--work'"""
+
+
 class WorkdirElsewhere(LayerError):
     """{workdir}: the workdir is on another file system than the upper layer {upper}; choose one beside the upper"""
 

@@ -143,6 +143,15 @@ def dead(point: Path) -> Iterator[None]:
         run("umount", point)
 
 
+@contextmanager
+def full(point: Path) -> Iterator[None]:
+    """A file system with two directories, and no room for a third."""
+    with tmpfs(point, "nr_inodes=3"):
+        (point / "a").mkdir()
+        (point / "b").mkdir()
+        yield
+
+
 #: What must be there first, the command, what the message names.
 CIRCUMSTANCES: dict[str, tuple[Callable[[Path], AbstractContextManager[None]], str, str]] = {
     "upper in use": (busy, "-o lowerdir={}/l,upperdir={}/u,workdir={}/l2 {}/m", "{}/u"),
@@ -150,6 +159,16 @@ CIRCUMSTANCES: dict[str, tuple[Callable[[Path], AbstractContextManager[None]], s
     "upper in use, by another name": (busy, "-o lowerdir={}/l,upperdir={}/./l/../u,workdir={}/l2 {}/m", "/u"),
     "mountpoint taken": (busy, "-o lowerdir={}/l {}/m2", "{}/m2"),
     "workdir elsewhere": (lambda at: tmpfs(at / "w"), "-o lowerdir={}/l,upperdir={}/u,workdir={}/w {}/m", "{}/w"),
+    "workdir full": (
+        lambda at: full(at / "w"),
+        "-o lowerdir={}/l,upperdir={}/w/a,workdir={}/w/b {}/m",
+        "/w/b: the workdir",
+    ),
+    "no room for a workdir": (
+        lambda at: full(at / "w"),
+        "mount --lower {}/l --upper {}/w/a {}/m",
+        "-work: the workdir",
+    ),
     "upper read-only": (lambda at: tmpfs(at / "u", "ro"), "-o lowerdir={}/l,upperdir={}/u,workdir={}/u {}/m", "{}/u"),
     "layer of a dead server": (lambda at: dead(at / "l2"), "-o lowerdir={}/l2 {}/m", "{}/l2"),
     "mountpoint of a dead server": (lambda at: dead(at / "m"), "-o lowerdir={}/l {}/m", "{}/m"),

@@ -319,7 +319,7 @@ def open_writable(config: Config, opened: list[int], cache: DescriptorCache) -> 
     _check_writable(config.upper, top)
     _check_upper(config)
     if config.makes_workdir:
-        os.makedirs(config.workdir, mode=0o700, exist_ok=True)
+        _make_workdir(config.workdir)
     base = open_directory(config.workdir)
     opened.append(base)
     _check_workdir(config)
@@ -334,6 +334,13 @@ def open_writable(config: Config, opened: list[int], cache: DescriptorCache) -> 
     if config.volatile:
         _mark_volatile(work)
     return upper, base
+
+
+def _make_workdir(workdir: bytes) -> None:
+    try:
+        os.makedirs(workdir, mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise errors.WorkdirUnusable(workdir=workdir, reason=error.strerror) from None
 
 
 def demanded_dialect(name: str) -> ondisk.Dialect:
@@ -461,7 +468,7 @@ def _open_work(base: int, config: Config) -> int:
             os.chmod(b"work", 0o700, dir_fd=base)
         work = os.open(b"work", _DIRECTORY | os.O_NOFOLLOW, dir_fd=base)
     except OSError as error:
-        raise errors.UpperReadOnly(path=config.workdir, reason=error.strerror) from None
+        raise errors.WorkdirUnusable(workdir=config.workdir, reason=error.strerror) from None
     if _is_volatile(work):
         os.close(work)
         raise errors.LeftVolatile(workdir=config.workdir, upper=config.upper)
