@@ -41,6 +41,15 @@ def filled(layers: Layers, dialect: Dialect) -> Layers:
 # -- reading -----------------------------------------------------------------------------------------------------------
 
 
+def test_links_of_a_directory(filled: Layers) -> None:
+    """One where several layers make it up, of which none knows how many directories there are; else those it has."""
+    own = [os.stat(filled.lowers[2] / name).st_nlink for name in ("b", "b/c")]
+    with filled.union() as union:
+        for _ in "before they are entered", "after":
+            assert [union.stat(name).st_nlink for name in ("/", "a", "b", "b/c")] == [1, 1, *own]
+            assert list(union.walk("/"))
+
+
 def test_the_topmost_layer_decides(filled: Layers) -> None:
     """And directories merge."""
     with filled.union() as union:

@@ -152,6 +152,19 @@ def _enter(found: list[Entry], position: int, names: Table, closed: set[bytes]) 
     return new
 
 
+def is_merged(node: DirNode) -> bool:
+    """Tell whether several layers make up a directory, as far as that is known without a look at its attributes.
+
+    That may be said of one that hides what is below it, until it is entered.
+    """
+    if node.upper is not None:
+        return bool(node.lowers)
+    if node.lowers is not None or node.parent is None:
+        return len(node.lowers or ()) > 1
+    positions = (node.parent.table or {}).get(node.name)
+    return isinstance(positions, tuple) and len(positions) > 1
+
+
 def is_whiteout(part: Dir, name: bytes, state: os.stat_result) -> bool:
     """Tell whether an empty file deletes its name."""
     kind = state.st_mode & _S_IFMT

@@ -492,7 +492,7 @@ class View:
         if isinstance(node, DirNode):
             if node.parent is None and node.id != ROOT_ID:
                 return 0
-            return 1 if not self.counts_subdirectories or (node.upper and node.lowers) else state.st_nlink
+            return 1 if not self.counts_subdirectories or pieces.is_merged(node) else state.st_nlink
         if node.links is not None:
             return max(0, state.st_nlink + node.links.delta)
         return state.st_nlink if node.parent is not None or node.owned else 0
