@@ -7,16 +7,19 @@ import json
 import os
 import stat
 import subprocess
-import sys
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.mounts import LIMIT_S, ROOT, UNIONMOUNT, is_mounted, prepare, run
+from tests.support.mounts import LIMIT_S, ROOT, UNIONMOUNT, is_mounted, layer_options, prepare, run
 from tests.support.probes import requires
 
 from .command import mounted, servers, stack, tmpfs, unionmount
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 pytestmark = requires("root", "fuse")
 
@@ -227,6 +230,21 @@ def test_unmounted_by_others_the_server_ends(tmp_path: Path, how: tuple[str, ...
     assert servers(point) == []
 
 
+def test_cut_off_by_an_administrator_the_server_ends(tmp_path: Path) -> None:
+    """See "Aborting a filesystem connection" in the kernel's fuse.rst; the server has nothing to say."""
+    lowers, upper, work = prepare(tmp_path)
+    (tmp_path / "control").mkdir()
+    with mounted_in_foreground(tmp_path, layer_options(lowers, upper, work)) as (point, server):
+        run("mount", "-t", "fusectl", "none", tmp_path / "control")
+        try:
+            connection = os.minor(os.stat(point).st_dev)
+            (tmp_path / f"control/{connection}/abort").write_text("1")
+        finally:
+            run("umount", tmp_path / "control")
+        assert server.communicate(timeout=LIMIT_S) == ("", "")
+        assert server.returncode == 0
+
+
 def wait_for(descriptor: int) -> None:
     """Wait until a descriptor is readable: a pidfd, when its process has ended."""
     import select
@@ -254,20 +272,28 @@ def test_help_and_version() -> None:
     assert unionmount("-V").stdout == version.stdout
 
 
-def test_in_the_foreground(tmp_path: Path) -> None:
-    """``-f`` stays until the mount ends; a signal that asks for the end unmounts."""
-    options, point = stack(tmp_path), tmp_path / "m"
+@contextmanager
+def mounted_in_foreground(base: Path, options: str) -> Iterator[tuple[Path, subprocess.Popen[str]]]:
+    """Mount at ``base``/m; the server has ended, and the mount with it, when this does."""
+    point = base / "m"
     point.mkdir()
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    server = subprocess.Popen([sys.executable, "-m", "unionfs.cli.main", "-f", "-o", options, point], env=env)
-    while not is_mounted(point):
-        assert server.poll() is None
-        os.sched_yield()
-    assert (point / "file0").exists()
-    server.terminate()
-    server.wait(LIMIT_S)
+    command = [*UNIONMOUNT, "-f", "-o", options, str(point)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env) as server:
+        while not is_mounted(point):
+            assert server.poll() is None
+            os.sched_yield()
+        yield point, server
     assert not is_mounted(point)
-    assert servers(tmp_path) == []
+    assert servers(base) == []
+
+
+def test_in_the_foreground(tmp_path: Path) -> None:
+    """``-f`` stays until the mount ends; a signal that asks for the end unmounts."""
+    with mounted_in_foreground(tmp_path, stack(tmp_path)) as (point, server):
+        assert (point / "file0").exists()
+        server.terminate()
+        server.wait(LIMIT_S)
 
 
 def test_many_layers(tmp_path: Path) -> None:

@@ -37,6 +37,8 @@ _SPIN_NS = 100_000
 _LULL_MS = 2  # without a request: then a burst is over
 #: Errors of read(2) on the device that mean "go on": see fuse_dev_do_read in fs/fuse/dev.c.
 _AGAIN = (errno.EINTR, errno.ENOENT, errno.EAGAIN)
+#: And those that mean the end: unmounted, or cut off by an administrator (INIT_ABORT_ERROR).
+_ENDED = (errno.ENODEV, errno.ECONNABORTED)
 
 
 class PassthroughBacking:
@@ -128,7 +130,7 @@ class Server:
             try:
                 length = read(device, buffers)
             except OSError as error:
-                if error.errno == errno.ENODEV:
+                if error.errno in _ENDED:
                     return False
                 if error.errno not in _AGAIN:
                     raise

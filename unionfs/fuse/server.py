@@ -96,25 +96,43 @@ def _retold(told: bytes, service: Service) -> errors.UnionfsError:
 def _run_background(service: Service, report: int) -> NoReturn:
     """In the child: serve, and exit without running anything of the parent's."""
     status = 1
+    caller = _Caller(report)
     try:
         os.setsid()
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         _close_inherited(report)
-
-        def ready() -> None:
-            os.write(report, _MOUNTED)
-            os.close(report)
-
-        _serve(service, ready, _log)
+        _serve(service, caller.ready, _log)
         status = 0
     except errors.UnionfsError as error:
-        os.write(report, os.fsencode(f"{error.exit_status} {error}"))
+        caller.failed(error.exit_status, str(error))
     except OSError as error:
-        os.write(report, os.fsencode(f"1 {errors.describe_os_error(error)}"))
+        caller.failed(1, errors.describe_os_error(error))
     except BaseException:
         _log(format_exc())
     finally:
         os._exit(status)
+
+
+class _Caller:
+    """Who started the server and waits at the other end of the pipe ``report`` until it is mounted, and no longer."""
+
+    __slots__ = ("_report",)
+
+    def __init__(self, report: int) -> None:
+        self._report = report
+
+    def ready(self) -> None:
+        """Say that the mount answers. From now on the descriptor's number may be that of any file."""
+        os.write(self._report, _MOUNTED)
+        os.close(self._report)
+        self._report = -1
+
+    def failed(self, status: int, text: str) -> None:
+        """Say what ended the server, to the system log if nobody waits any longer."""
+        if self._report >= 0:
+            os.write(self._report, os.fsencode(f"{status} {text}"))
+        else:
+            _log(text)
 
 
 def _close_inherited(keep: int) -> None:
