@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections import deque
     from json import dumps
     from queue import SimpleQueue
+    from threading import local
     from traceback import format_exc
     from typing import NamedTuple
 else:
@@ -22,6 +23,7 @@ else:
     import sys
     from _collections import _tuplegetter, deque
     from _queue import SimpleQueue
+    from _thread import _local as local
     from _thread import start_new_thread
 
     class _Kind(type):
@@ -79,4 +81,4 @@ else:
         return f"\\u{ord(char):04x}" if escaped else char
 
 
-__all__ = ["NamedTuple", "SimpleQueue", "deque", "dumps", "format_exc", "signal", "start_new_thread"]
+__all__ = ["NamedTuple", "SimpleQueue", "deque", "dumps", "format_exc", "local", "signal", "start_new_thread"]

@@ -14,6 +14,7 @@ import pytest
 
 import unionfs
 from unionfs import errors
+from unionfs.syscalls import files
 
 from .expect import fails
 
@@ -542,3 +543,25 @@ def test_threads_take_turns(layers: Layers) -> None:
             thread.join()
         assert problems == []
         assert [len(union.listdir(f"t{number}")) for number in range(4)] == [40] * 4
+
+
+def test_unions_of_several_threads_do_not_mix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever another union lists while this one's thread waits for the kernel."""
+    names = {union: {f"{union}{index}" for index in range(100)} for union in ("one", "other")}
+    for directory, found in names.items():
+        (tmp_path / directory).mkdir()
+        for name in found:
+            (tmp_path / directory / name).touch()
+    really = files._syscall
+
+    def crossed(*arguments: Any) -> int:
+        result: int = really(*arguments)
+        if threading.current_thread() is threading.main_thread():
+            thread = threading.Thread(target=other.listdir)
+            thread.start()
+            thread.join()
+        return result
+
+    with unionfs.Union(lower=[tmp_path / "one"]) as one, unionfs.Union(lower=[tmp_path / "other"]) as other:
+        monkeypatch.setattr(files, "_syscall", crossed)
+        assert set(one.listdir()) == names["one"]

@@ -9,7 +9,7 @@ import sys
 from fcntl import ioctl
 from struct import Struct
 
-from unionfs.lean import NamedTuple
+from unionfs.lean import NamedTuple, local
 from unionfs.syscalls._libc import X86_64, check, libc
 
 AT_FDCWD = -100
@@ -68,8 +68,6 @@ XFS_MAGIC = 0x58465342
 _HANDLE_LIMIT = 128
 
 _DIRENT_BUFFER_BYTES = 32 * 1024
-_dirent_buffer = ctypes.create_string_buffer(_DIRENT_BUFFER_BYTES)
-_dirent_view = memoryview(_dirent_buffer).cast("B")
 _XATTR_SIZE_MAX = 65536
 
 _syscall = libc.syscall
@@ -88,10 +86,22 @@ def getdents(directory: int) -> bytes:
 
     Each record is filled up with zeros behind its name.
     """
-    size = check(_syscall(_SYS_GETDENTS64, directory, _dirent_buffer, _DIRENT_BUFFER_BYTES))
-    records = _dirent_view[:size].tobytes()
-    ctypes.memset(_dirent_buffer, 0, size)  # the kernel would leave there what stood there before
+    buffer = _dirents.buffer
+    size = check(_syscall(_SYS_GETDENTS64, directory, buffer, _DIRENT_BUFFER_BYTES))
+    records = _dirents.view[:size].tobytes()
+    ctypes.memset(buffer, 0, size)  # the kernel would leave there what stood there before
     return records
+
+
+class _Dirents(local):
+    """One buffer a thread: while a thread is in the kernel, others list directories as well."""
+
+    def __init__(self) -> None:
+        self.buffer = ctypes.create_string_buffer(_DIRENT_BUFFER_BYTES)
+        self.view = memoryview(self.buffer).cast("B")
+
+
+_dirents = _Dirents()
 
 
 def renameat2(old_directory: int, old: bytes, new_directory: int, new: bytes, flags: int = 0) -> None:
