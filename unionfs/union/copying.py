@@ -91,20 +91,24 @@ def free(target: int, size: int) -> None:
         pass
 
 
-def copy_attributes(source: int | bytes, target: int | bytes) -> None:
-    """Copy the extended attributes (ACLs are among them) that do not belong to a layer's format. Raises OSError."""
+def copy_attributes(source: int | bytes, target: int | bytes) -> bool:
+    """Copy the extended attributes (ACLs are among them) that do not belong to a layer's format; tell whether file
+    capabilities are among them. Raises OSError.
+    """
     try:
         names = os.listxattr(source, follow_symlinks=isinstance(source, int))
     except OSError as error:
         if error.errno in _UNSUPPORTED:
-            return
+            return False
         raise
-    for name in map(os.fsencode, names):
-        if not ondisk.is_private_attribute(name):
-            _copy_attribute(source, target, name)
+    for name in names:
+        if not ondisk.is_private_attribute(os.fsencode(name)):
+            copy_attribute(source, target, name)
+    return CAPABILITY in names
 
 
-def _copy_attribute(source: int | bytes, target: int | bytes, name: bytes) -> None:
+def copy_attribute(source: int | bytes, target: int | bytes, name: str) -> None:
+    """Copy one extended attribute if the target can have it. Raises OSError."""
     try:
         value = os.getxattr(source, name, follow_symlinks=isinstance(source, int))
         os.setxattr(target, name, value, follow_symlinks=isinstance(target, int))

@@ -17,6 +17,7 @@ from unionfs.union import inode_flags
 from unionfs.union.copying import (
     CAPABILITY,
     capability,
+    copy_attribute,
     copy_attributes,
     copy_data,
     free,
@@ -92,8 +93,7 @@ class CopyJob:
     def _copy(self) -> None:
         if self.size:
             self._copy_data()
-        copy_attributes(self.original, self.target)
-        self.copyup.settle(self.target, self.state)
+        self.copyup.dress(self.original, self.target, self.state)
         inode_flags.copy(self.flags, self.target)
         if self.size:
             self.copyup.upper.write_out(self.target)
@@ -188,8 +188,7 @@ class CopyUp:
             source = self.view.proc_path(node)
             copied = os.open(staged, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=work)
             try:
-                copy_attributes(source, copied)
-                self.settle(copied, self.wanted(node, state))
+                self.dress(source, copied, self.wanted(node, state))
                 inode_flags.copy(flags, copied)
             finally:
                 os.close(copied)
@@ -324,8 +323,7 @@ class CopyUp:
         target = os.open(staged, _CREATE, 0o600, dir_fd=self.upper.work)
         try:
             os.ftruncate(target, state.st_size)
-            copy_attributes(self.view.proc_path(node), target)
-            self.settle(target, self.wanted(node, state))
+            self.dress(self.view.proc_path(node), target, self.wanted(node, state))
             self.upper.mark(self.upper.work, staged, ondisk.METACOPY, b"")
             self._place(node, staged, state, flags)
         except OSError:
@@ -375,6 +373,16 @@ class CopyUp:
     def wanted(self, node: AnyNode, state: os.stat_result) -> os.stat_result:
         """Return the attributes that the copy of ``node`` is to have, ``state`` being those of the original."""
         return state
+
+    def dress(self, source: int | bytes, target: int, state: os.stat_result) -> None:
+        """Give the open copy ``target`` the extended attributes of ``source``, and owner, mode and times of ``state``.
+
+        In any thread. Raises OSError.
+        """
+        capable = copy_attributes(source, target)
+        self.settle(target, state)
+        if capable:  # chown(2) has taken it away
+            copy_attribute(source, target, CAPABILITY)
 
     def settle(self, target: int, state: os.stat_result) -> None:
         """Give the open copy ``target`` owner, mode and times of ``state``; in any thread. Raises OSError."""

@@ -18,6 +18,7 @@ ALL = {
 }  # fmt: skip
 #: struct vfs_cap_data of revision 2 with CAP_NET_RAW permitted and effective: linux/capability.h.
 NET_RAW = pack("<IIIII", 0x02000001, 1 << 13, 0, 0, 0)
+CAPABLE = file(b"program", 0o755, xattrs={"security.capability": NET_RAW})
 ACCESS, DEFAULT = "system.posix_acl_access", "system.posix_acl_default"
 _TAGS = {"u": 0x01, "user": 0x02, "g": 0x04, "group": 0x08, "m": 0x10, "o": 0x20}
 
@@ -129,10 +130,10 @@ def user_xattrs_follow_the_mode(at: Place) -> None:
         child(look, user=1000, group=1000)
 
 
-@case("posix", {"f": file(b"program", 0o755), "g": file(b"program", 0o755, xattrs={"security.capability": NET_RAW})})
+@case("posix", {"f": file(b"program", 0o755), "g": CAPABLE, "h": CAPABLE._replace(owner=(12, 34))})
 def file_capabilities_are_kept_until_the_file_changes(at: Place) -> None:
     os.setxattr(at.path / "f", "security.capability", NET_RAW)
-    for name in ("f", "g"):
+    for name in ("f", "g", "h"):
         os.chmod(at.path / name, 0o700)
         os.rename(at.path / name, at.path / "moved")
         assert os.getxattr(at.path / "moved", "security.capability") == NET_RAW
