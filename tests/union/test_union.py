@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import functools
+import itertools
 import os
 import stat
 import threading
@@ -13,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import unionfs
-from unionfs import errors
+from unionfs import errors, ondisk
+from unionfs.layers.writable import WritableLayer
 from unionfs.syscalls import files
 
 from .expect import fails
@@ -519,6 +521,30 @@ def test_the_program_keeps_its_limit_of_descriptors(layers: Layers) -> None:
             assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == wanted
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.parametrize(
+    ("first", "then"), list(itertools.permutations(ondisk.DIALECTS, 2)), ids=lambda kind: kind.name
+)
+def test_link_counts_outlive_a_change_of_the_dialect(
+    layers: Layers, monkeypatch: pytest.MonkeyPatch, first: Dialect, then: Dialect
+) -> None:
+    """What stays of a copy is the index's link, for as long as a name of a lower layer counts."""
+    if os.geteuid() != 0:
+        pytest.skip("not run as root: trusted.* attributes cannot be written")
+    layers.write({"0/a": "old"})
+    for name in "bcd":
+        os.link(layers.lowers[0] / "a", layers.lowers[0] / name)
+    monkeypatch.setattr(WritableLayer, "probe_dialect", lambda _self: first)
+    with layers.union() as union:
+        union.write_text("a", "new")
+        union.unlink("b")
+    monkeypatch.setattr(WritableLayer, "probe_dialect", lambda _self: then)
+    for _ in range(2):
+        with layers.union() as union:
+            union.unlink("a", missing_ok=True)
+            union.unlink("c", missing_ok=True)
+            assert (union.read_text("d"), union.stat("d").st_nlink) == ("new", 1)
 
 
 def test_threads_take_turns(layers: Layers) -> None:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from unionfs.union.view import View
 
 _RECORDS = b"links"
+_COUNTS = (ondisk.TRUSTED_PREFIX + ondisk.NLINK, ondisk.USER_PREFIX + ondisk.NLINK)
 
 
 class LinkIndex:
@@ -265,22 +266,33 @@ class LinkIndex:
         """Make ``node`` shared under its upper file, with the count that ``overlay.nlink`` holds.
 
         It is relative to the upper file's links (U), or to those of the lower one (L) if the kernel died between the
-        two steps of a copy-up; see ovl_get_nlink() of fs/overlayfs/util.c. From now on it is to be relative to the
-        upper's.
+        two steps of a copy-up; see ovl_get_nlink() of fs/overlayfs/util.c. Or it stands in another dialect, in which
+        the layer was written earlier. From now on it is to be relative to the upper's, and in the layer's own.
         """
         links = self.nodes.share(node, (state.st_dev, state.st_ino))
-        attribute = self.upper.dialect.attribute(ondisk.NLINK)
+        indexed, own, path = (
+            self.is_indexed(node),
+            self.upper.dialect.attribute(ondisk.NLINK),
+            self.view.proc_path(node),
+        )
+        attribute, value = _first_of(path, (own, *_COUNTS) if indexed else (own,))
         if attribute is None:
-            links.delta = self._recorded(node.home_name, state.st_nlink) if self.is_indexed(node) else 0
+            links.delta = self._recorded(node.home_name, state.st_nlink) if indexed else 0
             return
+        links.delta = self._decoded(value, node, state.st_nlink)
+        if indexed and (attribute != own or value[:1] == b"L"):
+            self._write_delta(node.home_name, links.delta)
+            if attribute != own:
+                os.removexattr(path, attribute, follow_symlinks=False)
+
+    def _decoded(self, value: bytes, node: Node, links: int) -> int:
+        """Return what to add to ``links``, which the upper file has, by the ``value`` of ``overlay.nlink``."""
         try:
-            value = os.getxattr(self.view.proc_path(node), attribute, follow_symlinks=False)
-            links.delta = int(value[1:]) if value[:1] == b"U" else 0
             if value[:1] == b"L" and self.is_indexed(node):
-                links.delta = self._lower_links(node.home_name) + int(value[1:]) - state.st_nlink
-                self._write_delta(node.home_name, links.delta)
+                return self._lower_links(node.home_name) + int(value[1:]) - links
+            return int(value[1:]) if value[:1] == b"U" else 0
         except (OSError, ValueError):
-            links.delta = 0
+            return 0
 
     def _lower_links(self, entry: bytes) -> int:
         """Return the link count of the lower file that ``entry`` stands for. Raises OSError and ValueError."""
@@ -299,3 +311,14 @@ class LinkIndex:
         links = self.nodes.share(node, (state.st_dev, state.st_ino))
         if node.home is not None:
             links.delta = self._recorded(self._entry_name(node.home, node.home_name, state), state.st_nlink)
+
+
+def _first_of(path: bytes, attributes: tuple[bytes | None, ...]) -> tuple[bytes | None, bytes]:
+    """Return the first of ``attributes`` that a file has, and its value."""
+    for attribute in attributes:
+        try:
+            if attribute is not None:
+                return attribute, os.getxattr(path, attribute, follow_symlinks=False)
+        except OSError:
+            continue
+    return None, b""
