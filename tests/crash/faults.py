@@ -1,19 +1,20 @@
-"""A process that dies at its n-th system call: every call that the package makes to the system is counted.
+"""A process that dies at its n-th system call, or whose n-th system call fails: all that the package makes are counted.
 
-The functions of ``os`` and of the C library that can change a file system are replaced, in a forked child, by ones that
-count and then call the original. At the chosen number the child ends by ``_exit`` instead of making the call, as a
-killed server would; the descriptors and locks go with it, and nothing is tidied up.
+The functions of ``os`` and of the C library that can change a file system are replaced by ones that count and then
+call the original. At the chosen number a forked child ends by ``_exit`` instead of making the call, as a killed server
+would; the descriptors and locks go with it, and nothing is tidied up. Or the call fails once, as on a full disk.
 """
 
 from __future__ import annotations
 
 import os
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from unionfs.syscalls import _libc, files
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 KILLED = 77
 BEGIN = "begin"
@@ -25,10 +26,11 @@ _LIBC_CALLS = ("renameat2", "linkat", "utimensat", "fallocate")
 
 
 class Counter:
-    """Counts calls, remembers their names, and ends the process at number ``last`` (0: never)."""
+    """Counts calls and remembers their names; number ``last`` (0: none) ends the process, or fails with ``error``."""
 
-    def __init__(self, last: int) -> None:
+    def __init__(self, last: int, error: int = 0) -> None:
         self.last = last
+        self.error = error
         self.calls: list[str] = []
 
     def begin(self) -> None:
@@ -41,19 +43,37 @@ class Counter:
         def counted(*arguments: Any, **options: Any) -> Any:
             self.calls.append(name)
             if len(self.calls) == self.last:
+                if self.error:
+                    raise OSError(self.error, os.strerror(self.error))
                 os._exit(KILLED)
             return call(*arguments, **options)
 
         return counted
 
 
-def install(counter: Counter) -> None:
-    """Replace the calls in this process, for good: to be used in a forked child alone."""
+def _places() -> list[tuple[Any, str]]:
     places: list[tuple[Any, str]] = [(os, name) for name in _OS_CALLS]
     places += [(_libc.libc, name) for name in _LIBC_CALLS]
-    places += [(files, name) for name in ("_libc_fallocate", "_sync_file_range", "_syscall", "ioctl")]
-    for place, name in places:
+    return places + [(files, name) for name in ("_libc_fallocate", "_sync_file_range", "_syscall", "ioctl")]
+
+
+def install(counter: Counter) -> None:
+    """Replace the calls in this process, for good: to be used in a forked child alone."""
+    for place, name in _places():
         setattr(place, name, counter.wrap(name, getattr(place, name)))
+
+
+@contextmanager
+def failing(last: int, error: int) -> Iterator[list[str]]:
+    """Let call number ``last`` of this process (0: none) fail with ``error``; yield the calls as they are made."""
+    originals = [(place, name, getattr(place, name)) for place, name in _places()]
+    counter = Counter(last, error)
+    install(counter)
+    try:
+        yield counter.calls
+    finally:
+        for place, name, call in originals:
+            setattr(place, name, call)
 
 
 def run(action: Callable[[Callable[[], None]], None], last: int) -> tuple[bool, list[str]]:

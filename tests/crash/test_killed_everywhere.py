@@ -8,172 +8,24 @@ is after it; and the kernel's overlayfs must see the same in the same directorie
 from __future__ import annotations
 
 import os
-import shutil
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.crash import faults
 from tests.support.mounts import overlayfs_mount
 from tests.support.probes import missing
-from tests.support.trees import digest_of_layer, snapshot
-from unionfs import Union
+from tests.support.trees import snapshot
+
+from . import faults
+from .operations import OPERATIONS, WRITES, difference, open_union, restore, tree
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
-    Operation = Callable[[Union], None]
+    from .operations import Operation, Tree
 
 pytestmark = pytest.mark.timeout(300)
-
-
-def _append(path: str) -> Operation:
-    def append(union: Union) -> None:
-        with union.open(path, "ab") as stream:
-            stream.write(b" and more")
-
-    return append
-
-
-def _over(source: str, target: str) -> Operation:
-    return lambda union: union.rename(source, target)
-
-
-OPERATIONS: dict[str, Operation] = {
-    "chmod a lower file": lambda union: union.chmod("/file", 0o640),
-    "chown a lower file with attributes": lambda union: union.chown("/marked", 12, 34),
-    "chmod a file in lower directories": lambda union: union.chmod("/dir/sub/deep", 0o600),
-    "chmod a lower directory": lambda union: union.chmod("/dir/sub", 0o711),
-    "chown a lower link": lambda union: union.chown("/link", 5, 6, follow_symlinks=False),
-    "chmod one of several links": lambda union: union.chmod("/twin1", 0o604),
-    "truncate a lower file to nothing": lambda union: union.truncate("/file", 0),
-    "set an attribute": lambda union: union.setxattr("/file", "user.note", b"new"),
-    "unlink a lower file": lambda union: union.unlink("/file"),
-    "unlink one of several links": lambda union: union.unlink("/twin1"),
-    "unlink one of two that are left": lambda union: union.unlink("/dir/triplet2"),
-    "unlink a link to a copy": lambda union: union.unlink("/copied1"),
-    "unlink another link to a copy": lambda union: union.unlink("/copied2"),
-    "unlink a changed file": lambda union: union.unlink("/changed"),
-    "unlink a new file": lambda union: union.unlink("/new"),
-    "rmdir a lower directory": lambda union: union.rmdir("/empty"),
-    "rmdir a directory of whiteouts": lambda union: union.rmdir("/emptied"),
-    "rename a lower file": _over("/file", "/moved"),
-    "rename one of several links": _over("/twin2", "/moved"),
-    "rename another link to a copy": _over("/copied2", "/moved"),
-    "rename over one of several links": _over("/new", "/twin1"),
-    "rename over a link to a copy": _over("/new", "/copied2"),
-    "rename over a lower file": _over("/new", "/file"),
-    "rename over a whiteout": _over("/changed", "/gone"),
-    "rename a new directory": _over("/fresh", "/elsewhere"),
-    "rename a new directory over a whiteout": _over("/fresh", "/gone"),
-    "rename a lower directory": _over("/dir", "/elsewhere"),
-    "rename a merged directory": _over("/mixed", "/elsewhere"),
-    "rename over a directory of whiteouts": _over("/fresh", "/emptied"),
-    "rename a merged directory over a lower empty one": _over("/mixed", "/empty"),
-    "create a file": lambda union: union.touch("/dir/created"),
-    "create a file over a whiteout": lambda union: union.touch("/gone"),
-    "make a directory over a whiteout": lambda union: union.mkdir("/gone"),
-    "make a link": lambda union: union.symlink("target", "/dir/symlink"),
-    "chmod one of two that are left": lambda union: union.chmod("/dir/triplet3", 0o604),
-    "make a hard link to one of several": lambda union: union.link("/twin1", "/dir/hard"),
-    "make a hard link to a copy": lambda union: union.link("/copied2", "/dir/hard"),
-    "make a hard link to a lower file": lambda union: union.link("/file", "/dir/hard"),
-}
-_FIRST = OPERATIONS["chmod a lower file"]
-#: What copies data up and then changes it: the file may also be the copy that has not changed yet, which shows the
-#: same.
-WRITES: dict[str, Operation] = {"append to a lower file": _append("/file"), "append below": _append("/dir/sub/deep")}
-
-
-@pytest.fixture(scope="module")
-def layers(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two lower layers, and a writable one with changes; the writable one is copied for each death."""
-    base = tmp_path_factory.mktemp("crash")
-    for name in ("lower0", "lower1", "upper", "work"):
-        (base / name).mkdir()
-    _fill(base / "lower1")
-    (base / "lower0/mixed").mkdir()
-    (base / "lower0/mixed/over").write_text("over")
-    with _union(base) as union:
-        union.write_text("/new", "new")
-        union.write_text("/changed", "changed again")
-        union.unlink("/gone")
-        union.unlink("/emptied/inside")
-        union.mkdir("/fresh")
-        union.write_text("/fresh/file", "fresh")
-        union.write_text("/mixed/added", "added")
-        union.unlink("/mixed/removed")
-        union.unlink("/triplet1")
-        union.chmod("/copied1", 0o604)
-    return base
-
-
-def _fill(layer: Path) -> None:
-    for directory in ("dir/sub", "empty", "emptied", "mixed"):
-        (layer / directory).mkdir(parents=True)
-    for name in ("file", "marked", "changed", "gone", "dir/sub/deep", "emptied/inside", "mixed/removed", "mixed/kept"):
-        (layer / name).write_text(f"the lower {name} " * 400)
-        os.utime(layer / name, ns=(10**18, 10**18 + 123))
-    os.truncate(layer / "file", 300_000)  # with a hole at its end
-    os.setxattr(layer / "marked", "user.note", b"a note")
-    os.chmod(layer / "marked", 0o4751)
-    (layer / "link").symlink_to("file")
-    (layer / "twin1").write_text("twins")
-    os.link(layer / "twin1", layer / "twin2")
-    for first, *others in (("triplet1", "dir/triplet2", "dir/triplet3"), ("copied1", "copied2", "dir/copied3")):
-        (layer / first).write_text(first)
-        for other in others:
-            os.link(layer / first, layer / other)
-
-
-def _union(base: Path) -> Union:
-    return Union(lower=[base / "lower0", base / "lower1"], upper=base / "upper", workdir=base / "work")
-
-
-@pytest.fixture
-def stack(layers: Path, tmp_path: Path) -> Iterator[Path]:
-    """A stack of the same lower layers, which must be as they were afterwards, and room for copies of the upper one."""
-    before = [digest_of_layer(layers / name) for name in ("lower0", "lower1")]
-    for name in ("lower0", "lower1"):
-        (tmp_path / name).symlink_to(layers / name)
-    yield tmp_path
-    assert [digest_of_layer(layers / name) for name in ("lower0", "lower1")] == before
-
-
-def _restore(layers: Path, stack: Path) -> None:
-    """Put a fresh copy of the writable layer in place, whiteouts and attributes included."""
-    for name in ("upper", "work"):
-        shutil.rmtree(stack / name, ignore_errors=True)
-        os.spawnlp(os.P_WAIT, "cp", "cp", "-a", str(layers / name), str(stack / name))
-
-
-Tree = dict[bytes, object]
-
-
-def _tree(union: Union) -> Tree:
-    """Return what the union shows: of each name the type, mode, owner, content, attributes and number of links."""
-    found: Tree = {}
-    waiting = [b"/"]
-    while waiting:
-        directory = waiting.pop()
-        for name in union.listdir(directory):
-            path = directory.rstrip(b"/") + b"/" + name
-            state = union.lstat(path)
-            kind = state.st_mode & 0o170000
-            content: object = None
-            if kind == 0o040000:
-                waiting.append(path)
-            elif kind == 0o120000:
-                content = union.readlink(path)
-            elif kind == 0o100000:
-                content = union.read_bytes(path)
-            marks = {}
-            if kind != 0o120000:
-                marks = {key: union.getxattr(path, key) for key in union.listxattr(path, follow_symlinks=False)}
-            links = 0 if kind == 0o040000 else state.st_nlink
-            found[path] = (state.st_mode, state.st_uid, state.st_gid, links, content, marks)
-    return found
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
@@ -187,44 +39,30 @@ def test_killed_while_writing(layers: Path, stack: Path, name: str) -> None:
 
 
 def _die_everywhere(layers: Path, stack: Path, operation: Operation) -> None:
-    _restore(layers, stack)
-    with _union(stack) as union:
-        before = _tree(union)
+    restore(layers, stack)
+    with open_union(stack) as union:
+        before = tree(union)
 
     def act(begin: Callable[[], None]) -> None:
-        with _union(stack) as union:
+        with open_union(stack) as union:
             begin()
             operation(union)
 
     complete, calls = faults.run(act, 0)
     assert complete
-    with _union(stack) as union:
-        after = _tree(union)
+    with open_union(stack) as union:
+        after = tree(union)
     assert after != before
-    first = 1 if operation is _FIRST else calls.index(faults.BEGIN) + 2  # opening the stack is the same for all
+    opens_too = operation is OPERATIONS["chmod a lower file"]  # opening the stack is the same for all
+    first = 1 if opens_too else calls.index(faults.BEGIN) + 2
     for last in range(first, len(calls) + 1):
-        _restore(layers, stack)
+        restore(layers, stack)
         faults.run(act, last)
-        with _union(stack) as union:
+        with open_union(stack) as union:
             assert os.listdir(stack / "work/work") == [], "the next one to open the stack sweeps the workdir"
-            left = _tree(union)
-        assert left in (before, after), (
-            f"died before call {last}, {calls[last - 1]}: {_difference(left, before, after)}"
-        )
+            left = tree(union)
+        assert left in (before, after), f"died before call {last}, {calls[last - 1]}: {difference(left, before, after)}"
         _compare_with_overlayfs(stack, left)
-
-
-def _difference(left: Tree, before: Tree, after: Tree) -> str:
-    paths = sorted(set(left) | set(before) | set(after))
-    rows = [
-        f"{path!r}: {left.get(path)!r:.90}"
-        for path in paths
-        if left.get(path) not in (before.get(path), after.get(path))
-    ]
-    mixed = [path for path in paths if before.get(path) != after.get(path)]
-    return (
-        "; ".join(rows) or f"a mixture of old and new: {[(path, left.get(path) == after.get(path)) for path in mixed]}"
-    )
 
 
 def _compare_with_overlayfs(stack: Path, left: Tree) -> None:

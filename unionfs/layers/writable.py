@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _WHITEOUT = b"#whiteout"
 _WHITEOUT_MODE = stat.S_IFCHR
-_FILE_MARKS = (ondisk.ORIGIN, ondisk.NLINK, ondisk.PROTATTR)
+_HINTS = (ondisk.ORIGIN, ondisk.NLINK, ondisk.PROTATTR, ondisk.IMPURE)
 
 
 class WritableLayer(Layer):
@@ -145,9 +145,21 @@ class WritableLayer(Layer):
         else:
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), name)
 
+    def publish_copy(self, staged: bytes, directory: int, name: bytes) -> None:
+        """Publish as :meth:`publish` does what shows there already, from below: the directory keeps its times."""
+        before = os.stat(directory)
+        self.publish(staged, directory, name, files.RENAME_NOREPLACE)
+        put_times_back(directory, before)
+
     def discard(self, staged: bytes) -> None:
-        """Remove ``staged`` from the workdir, whatever it is; it need not exist."""
-        remove_tree(self.work, staged)
+        """Remove ``staged`` from the workdir, whatever it is; it need not exist.
+
+        What cannot be removed now the next mount sweeps away: whatever else was done, or has failed, counts for more.
+        """
+        try:
+            remove_tree(self.work, staged)
+        except OSError:
+            pass
 
     # -- whiteouts ---------------------------------------------------------------------------------------------------
 
@@ -189,17 +201,14 @@ class WritableLayer(Layer):
         os.close(os.open(name, os.O_CREAT | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=directory))
 
     def remove_whiteout(self, directory: int, name: bytes) -> None:
-        """Take away the AUFS marker that hides ``name``, if there is one.
+        """Take away the AUFS marker that hides ``name``, which this layer has by now, if there is one.
 
-        A device whiteout is replaced, never removed first.
+        One that stays has no effect. A device whiteout is replaced, never removed first.
         """
         try:
             os.unlink(ondisk.aufs_whiteout(name), dir_fd=directory)
-        except FileNotFoundError:
+        except OSError:
             pass
-        except OSError as error:
-            if error.errno != errno.ENAMETOOLONG:
-                raise
 
     def replace_by_whiteout(self, directory: int, name: bytes, *, is_directory: bool) -> None:
         """Remove this layer's own ``name`` and hide the lower one, so that at no instant the lower one shows.
@@ -245,7 +254,7 @@ class WritableLayer(Layer):
                     os.unlink(name, dir_fd=directory)
             elif ondisk.hidden_by(name) is not None:
                 os.unlink(name, dir_fd=directory)
-        os.utime(files.proc_path(directory), ns=(before.st_atime_ns, before.st_mtime_ns))
+        put_times_back(directory, before)
 
     def rewrite_whiteout(self, directory: int, name: bytes) -> None:
         """Delete ``name`` in this layer's own dialect, where an empty file of that name stands for it.
@@ -272,7 +281,7 @@ class WritableLayer(Layer):
                 self._rewrite_whiteouts(part)
             if not self.mark(directory, name, ondisk.OPAQUE, b"y"):
                 self._write_marker(inner, ondisk.OPAQUE_MARKER)
-            os.utime(inner, ns=(before.st_atime_ns, before.st_mtime_ns))
+            put_times_back(inner, before)
         finally:
             os.close(inner)
 
@@ -292,9 +301,9 @@ class WritableLayer(Layer):
         try:
             os.setxattr(files.proc_path(directory) + b"/" + name, attribute, value, follow_symlinks=False)
         except PermissionError:
-            if marker not in _FILE_MARKS:
+            if marker not in _HINTS:
                 raise
-            return False  # links, special and immutable files take no user.* attributes, xattr(7): they go without
+            return False  # xattr(7): links, special files and others' sticky directories take no user.* attributes
         return True
 
     def unmark(self, directory: int, name: bytes, marker: bytes) -> None:
@@ -343,6 +352,14 @@ def _has_journal(device: int) -> bool:
 
 
 # -- parts -----------------------------------------------------------------------------------------------------------
+
+
+def put_times_back(directory: int, before: os.stat_result) -> None:
+    """Give an open directory the times that it had ``before``, unless it is another's: then a change of names shows."""
+    try:
+        os.utime(files.proc_path(directory), ns=(before.st_atime_ns, before.st_mtime_ns))
+    except OSError:
+        pass
 
 
 def attributes_of(path: bytes) -> list[bytes]:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from unionfs import errors, ondisk
 from unionfs.layers.layer import DT_CHR, DT_DIR, DT_REG, DT_UNKNOWN, DescriptorCache, Dir
-from unionfs.layers.writable import attributes_of, remove_tree
+from unionfs.layers.writable import attributes_of, put_times_back, remove_tree
 from unionfs.syscalls import files
 from unionfs.union import stack as stacks
 from unionfs.union.nodes import DirNode, Node
@@ -190,7 +190,7 @@ class _Conversion:
             for part in _directories(self._layer.root):
                 before = os.stat(part.descriptor())
                 work(part, _read(part, hidden=self._is_marked(part)))
-                os.utime(files.proc_path(part.descriptor()), ns=(before.st_atime_ns, before.st_mtime_ns))
+                put_times_back(part.descriptor(), before)
             files.syncfs(self._layer.root.fd)
         return Converted(self._deletions, self._hiding)
 

@@ -193,7 +193,7 @@ class CopyUp:
             finally:
                 os.close(copied)
             self._protect(node, staged, flags)
-            self._publish(staged, node.parent, node.name)
+            self.upper.publish_copy(staged, node.parent.upper.descriptor(), node.name)
         except OSError:
             self.upper.discard(staged)
             raise
@@ -402,20 +402,22 @@ class CopyUp:
     # -- publishing --------------------------------------------------------------------------------------------------
 
     def _place(self, node: Node, staged: bytes, state: os.stat_result, flags: int = 0) -> None:
-        """Put the staged copy where ``node`` stands, through the index if the lower file has several names."""
+        """Put the staged copy where ``node`` stands, through the index if the lower file has several names.
+
+        Once it is in the index, that is where the file is, though the name may fail to follow.
+        """
         assert node.parent is not None
-        self.directory(node.parent)
+        place = self.directory(node.parent).descriptor()
         self._protect(node, staged, flags)
         self._mark_origin(node, staged)
         self.mark_impure(node.parent)
-        several = state.st_nlink > 1 and self.view.keeps_links
-        if several:
+        if state.st_nlink > 1 and self.view.keeps_links:
             self.index.enter(node, staged, state)
-            staged = self.index.link_out(node)
-        self._publish(staged, node.parent, node.name)
-        if several:
-            self.index.linked(node)
-        self._settle(node)
+            self._settle(node)
+            self.index.link_in(node, place, node.name)
+        else:
+            self.upper.publish_copy(staged, place, node.name)
+            self._settle(node)
 
     def _protect(self, node: AnyNode, staged: bytes, flags: int) -> None:
         """Write down which of the original's flags the copy itself cannot have, and obey them from now on."""
@@ -446,11 +448,3 @@ class CopyUp:
         assert parent.upper is not None
         self.upper.mark(parent.upper.descriptor(), b".", ondisk.IMPURE, b"y")
         parent.impure = True
-
-    def _publish(self, staged: bytes, parent: DirNode, name: bytes) -> None:
-        """Rename into place and leave the directory's times as they were: a copy-up changes nothing that shows."""
-        assert parent.upper is not None
-        directory = parent.upper.descriptor()
-        before = os.stat(directory)
-        self.upper.publish(staged, directory, name, files.RENAME_NOREPLACE)
-        os.utime(files.proc_path(directory), ns=(before.st_atime_ns, before.st_mtime_ns))

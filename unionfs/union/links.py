@@ -35,7 +35,7 @@ _COUNTS = (ondisk.TRUSTED_PREFIX + ondisk.NLINK, ondisk.USER_PREFIX + ondisk.NLI
 class LinkIndex:
     """The index of one writable layer; it is made when the first file is entered."""
 
-    __slots__ = ("_entries", "base", "directory", "upper", "view")
+    __slots__ = ("_entries", "_unsettled", "base", "directory", "upper", "view")
 
     def __init__(self, view: View, upper: WritableLayer, base: int) -> None:
         self.view = view
@@ -43,6 +43,7 @@ class LinkIndex:
         self.base = base
         self.directory: Dir | None = None
         self._entries: dict[int, bytes] | None = None  # name in the index by inode number, once somebody asked
+        self._unsettled: set[bytes] = set()  # entries of which only the count itself stands written
         try:
             self._open()
         except FileNotFoundError:
@@ -102,26 +103,36 @@ class LinkIndex:
         node.home, node.home_name = directory, name
         links.delta = count - copy.st_nlink
 
-    def link_out(self, node: Node) -> bytes:
-        """Make one more link to an indexed file, in the workdir; return its name there. Raises OSError."""
-        assert node.home is not None
-        staged = self.upper.staging_name()
-        files.linkat(node.home.descriptor(), node.home_name, self.upper.work, staged)
-        return staged
+    def link_in(self, node: Node, directory: int, name: bytes) -> None:
+        """Make a name that counted before a link to the indexed file; the count has been written down. Raises OSError.
 
-    def linked(self, node: Node) -> None:
-        """A link was added that stands for a name which counted before: write down what to add from now on."""
-        assert node.links is not None
-        node.links.delta -= 1
-        self._write_delta(node.home_name, node.links.delta)
+        However that ends, what is to be added to the number of links stands there afterwards.
+        """
+        assert node.home is not None and node.links is not None
+        staged = self.upper.staging_name()
+        self._unsettled.add(node.home_name)
+        try:
+            files.linkat(node.home.descriptor(), node.home_name, self.upper.work, staged)
+            self.upper.publish_copy(staged, directory, name)
+            node.links.delta -= 1
+        except OSError:
+            self.upper.discard(staged)
+            raise
+        finally:
+            self.settle(node)
+
+    def settle(self, node: Node) -> None:
+        """Before the count of ``node`` changes, see that it is not the count itself that stands written."""
+        if node.home_name in self._unsettled and node.links is not None:
+            self._write_delta(node.home_name, node.links.delta)
+            self._unsettled.remove(node.home_name)
 
     def bring(self, node: Node, directory: int, name: bytes) -> None:
         """Make a name that only a lower layer has a link to the indexed file, in the writable layer. Raises OSError."""
         assert node.home is not None and node.links is not None
         state = os.stat(node.home_name, dir_fd=node.home.descriptor(), follow_symlinks=False)
         self._write_record(node.home_name, b"=%d" % (state.st_nlink + node.links.delta))
-        self.upper.publish(self.link_out(node), directory, name, files.RENAME_NOREPLACE)
-        self.linked(node)
+        self.link_in(node, directory, name)
 
     # -- counting ----------------------------------------------------------------------------------------------------
 
@@ -147,7 +158,20 @@ class LinkIndex:
             self._write_record(entry, b"%d %d/%s" % (node.links.delta, directory, name))
         return False
 
-    def lower_name_gone(self, node: Node) -> None:
+    def name_gone(self, node: Node, *, in_upper: bool) -> None:
+        """Take note that one of the names of a file is gone; ``in_upper``: one that the writable layer itself had.
+
+        If that cannot be written down, the next server settles what was written before.
+        """
+        try:
+            self.settle(node)
+            if not in_upper:
+                self._lower_name_gone(node)
+            self._drop_if_unused(node)
+        except OSError:
+            pass
+
+    def _lower_name_gone(self, node: Node) -> None:
         """Take note that one of the names of a lower file that was never copied does not count any longer."""
         links = node.links
         if links is None or node.home is None or node.in_upper:
@@ -157,7 +181,7 @@ class LinkIndex:
         entry = self._entry_name(node.home, node.home_name, state)
         self._record(entry, links.delta if state.st_nlink + links.delta > 0 else 0)
 
-    def drop_if_unused(self, node: Node) -> None:
+    def _drop_if_unused(self, node: Node) -> None:
         """Remove an indexed file's entry once none of its names is left; who has the file open keeps it."""
         if node.links is None or not self.is_indexed(node) or node.home is None:
             return
@@ -194,6 +218,13 @@ class LinkIndex:
         staged = self.upper.staging_name()
         os.symlink(value, staged, dir_fd=self.upper.work)
         try:
+            self._place_record(staged, name)
+        except OSError:
+            self.upper.discard(staged)
+            raise
+
+    def _place_record(self, staged: bytes, name: bytes) -> None:
+        try:
             os.rename(staged, name, src_dir_fd=self.upper.work, dst_dir_fd=self.base)
         except FileNotFoundError:
             os.mkdir(_RECORDS, 0o700, dir_fd=self.base)
@@ -202,8 +233,11 @@ class LinkIndex:
     def _recorded(self, entry: bytes, links: int) -> int:
         """Return what to add to ``links``, the number that the file ``entry`` has where it is at home."""
         try:
-            value = os.readlink(_RECORDS + b"/" + entry, dir_fd=self.base)
-            return int(value[1:]) - links if value[:1] == b"=" else int(value)
+            value, _, place = os.readlink(_RECORDS + b"/" + entry, dir_fd=self.base).partition(b" ")
+            if not place:
+                return int(value[1:]) - links if value[:1] == b"=" else int(value)
+            directory, name = place.split(b"/")
+            return int(value) - self._is_covered(int(directory), name)
         except (FileNotFoundError, ValueError):
             return 0
 
@@ -220,13 +254,11 @@ class LinkIndex:
             os.close(records)
 
     def _settle(self, entry: bytes, value: bytes) -> None:
-        delta, _, place = value.partition(b" ")
-        if place:
-            directory, name = place.split(b"/")
-            self._record(entry, int(delta) - self._is_covered(int(directory), name))
+        if b" " in value:
+            self._record(entry, self._recorded(entry, 0))
         elif value[:1] == b"=" and self.directory is not None and self.directory.has(entry):
             state = os.stat(entry, dir_fd=self.directory.descriptor(), follow_symlinks=False)
-            self._write_delta(entry, int(value[1:]) - state.st_nlink)
+            self._write_delta(entry, self._recorded(entry, state.st_nlink))
 
     def _is_covered(self, directory: int, name: bytes) -> bool:
         """Tell whether the writable layer has, or deletes, ``name`` in its directory with this inode number."""

@@ -16,7 +16,7 @@ from unionfs.layers.layer import Dir
 from unionfs.policy import removal
 from unionfs.syscalls import files
 from unionfs.union import inode_flags
-from unionfs.union.nodes import AnyNode, DirNode, Node
+from unionfs.union.nodes import AnyNode, DirNode, Node, let_go
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -287,6 +287,7 @@ class Mutations:
         """Give ``node`` one more name; return its attributes. Raises OSError."""
         self.may_create(parent, name)
         self.change(node)
+        self.index.settle(node)
         place = self.copyup.directory(parent).descriptor()
         if node.parent is not None and node.parent.impure:
             self.copyup.mark_impure(parent)
@@ -314,8 +315,7 @@ class Mutations:
 
     def _shared_by(self, node: Node, parent: DirNode, name: bytes) -> os.stat_result:
         if node.descriptor >= 0:  # it had no name: this is its first, and its place from now on
-            os.close(node.descriptor)
-            node.descriptor = -1
+            let_go(node)
             node.parent, node.name = parent, name
             parent.children[name] = node
             return self.view.stat(node)
@@ -358,15 +358,19 @@ class Mutations:
         """Remove ``name``, known to be ``node`` and to be removable, leaving a whiteout if a lower layer has it too."""
         place = self.copyup.directory(parent).descriptor()
         in_upper = self.stands_in_upper(parent, name, node) or self.index.before_loss(node, parent, name)
-        self.keep_open(node, last=in_upper)
         plan = removal(in_upper=in_upper, below=not in_upper or self.view.find_lower(parent, name) is not None)
         directory = isinstance(node, DirNode)
-        if plan == "remove":
-            self.upper.remove(place, name, is_directory=directory)
-        elif plan == "replace":
-            self.upper.replace_by_whiteout(place, name, is_directory=directory)
-        else:
-            self.upper.write_whiteout(place, name)
+        self.keep_open(node, last=in_upper)
+        try:
+            if plan == "remove":
+                self.upper.remove(place, name, is_directory=directory)
+            elif plan == "replace":
+                self.upper.replace_by_whiteout(place, name, is_directory=directory)
+            else:
+                self.upper.write_whiteout(place, name)
+        except OSError:
+            let_go(node)
+            raise
         self.gone(parent, name, node, in_upper=in_upper)
 
     def stands_in_upper(self, parent: DirNode, name: bytes, node: AnyNode) -> bool:
@@ -396,14 +400,11 @@ class Mutations:
         if isinstance(node, DirNode):
             node.upper, node.lowers, node.table, node.listing = None, (), None, None
             return
-        if not in_upper:
-            self.index.lower_name_gone(node)
-        self.index.drop_if_unused(node)
+        self.index.name_gone(node, in_upper=in_upper)
         if not others and node.links is not None and node.descriptor >= 0 and not os.stat(node.descriptor).st_nlink:
             self.view.nodes.drop_id(node)
-        if others and node.descriptor >= 0:
-            os.close(node.descriptor)
-            node.descriptor = -1
+        if others:
+            let_go(node)
         if node.lookups <= 0:
             self.view.nodes.forget(node, 0)
 

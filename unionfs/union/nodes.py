@@ -305,9 +305,7 @@ class NodeTable:
         self.by_id.pop(node.id, None)
         if self.forgotten is not None:
             self.forgotten.note(node)
-        if node.descriptor >= 0:
-            os.close(node.descriptor)
-            node.descriptor = -1
+        let_go(node)
         if isinstance(node, Node) and node.links is not None:
             return self._remove_shared(node, node.links)
         parent = node.parent
@@ -327,6 +325,13 @@ class NodeTable:
             if parent.children.get(name) is node:
                 del parent.children[name]
         return [parent for parent, _ in links.names]
+
+
+def let_go(node: AnyNode) -> None:
+    """Close the descriptor of ``node``, if one is kept."""
+    if node.descriptor >= 0:
+        os.close(node.descriptor)
+        node.descriptor = -1
 
 
 def _names(node: AnyNode) -> set[tuple[DirNode, bytes]]:

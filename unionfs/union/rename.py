@@ -15,7 +15,7 @@ from unionfs.syscalls import files
 from unionfs.union import inode_flags
 from unionfs.union.copying import copy_metadata
 from unionfs.union.mutate import Mutations, error
-from unionfs.union.nodes import AnyNode, DirNode, Node
+from unionfs.union.nodes import AnyNode, DirNode, Node, let_go
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -67,9 +67,8 @@ class Renames:
         try:
             self._move(source, node, target, other)
             self.edit.publish_program_whiteout(staged, *source)
-        except OSError:
+        finally:
             self.upper.discard(staged)
-            raise
 
     def _check_removable(self, source: Place, node: AnyNode, target: Place, other: AnyNode | None) -> None:
         inode_flags.refuse_removal(self.view, source[0], node)
@@ -99,16 +98,24 @@ class Renames:
         self.edit.adopt_whiteout(to.descriptor(), target[1])
         plan = self._plan(source, node, target)
         self._prepare(source, node, plan)
-        other_in_upper = other is not None and self.edit.stands_in_upper(*target, other)
-        if other is not None:
-            other_in_upper = other_in_upper or self.edit.index.before_loss(other, *target)
-            self.edit.keep_open(other, last=other_in_upper)
-            if isinstance(other, DirNode) and other.upper is not None:
-                self._clear(to, target[1], other.upper)
-        self._rename_on_disk(source, target, to, plan)
-        if other is not None:
-            self.edit.gone(*target, other, in_upper=other_in_upper)
+        if other is None:
+            self._rename_on_disk(source, target, to, plan)
+        else:
+            self._replace(source, target, other, to, plan)
         self._follow(source, target, node)
+
+    def _replace(self, source: Place, target: Place, other: AnyNode, to: Dir, plan: Move) -> None:
+        """Rename over ``other``, whose name that was."""
+        in_upper = self.edit.stands_in_upper(*target, other) or self.edit.index.before_loss(other, *target)
+        self.edit.keep_open(other, last=in_upper)
+        try:
+            if isinstance(other, DirNode) and other.upper is not None:
+                self._clear(to, other, other.upper)
+            self._rename_on_disk(source, target, to, plan)
+        except OSError:
+            let_go(other)
+            raise
+        self.edit.gone(*target, other, in_upper=in_upper)
 
     def _plan(self, source: Place, node: AnyNode, target: Place) -> Move:
         lower = self.view.find_lower(*target)
@@ -134,27 +141,40 @@ class Renames:
         flags = files.RENAME_WHITEOUT if plan.whiteout_behind else 0
         files.renameat2(start, name, end, target[1], files.RENAME_EXCHANGE if plan.exchange else flags)
         if plan.remove_behind:
-            os.unlink(name, dir_fd=start)
+            self._remove_behind(start, name)
 
-    def _clear(self, parent: Dir, name: bytes, directory: Dir) -> None:
+    def _remove_behind(self, directory: int, name: bytes) -> None:
+        """Take away a whiteout that hides nothing; one that stays does no harm."""
+        try:
+            os.unlink(name, dir_fd=directory)
+        except OSError:
+            pass
+
+    def _clear(self, parent: Dir, node: DirNode, directory: Dir) -> None:
         """Empty a directory that may hold whiteouts, so that it can be renamed over, while it goes on hiding lower
         ones.
         """
         if next(directory.entries(), None) is None:
             return
-        if not self.upper.dialect.device_whiteouts:
-            self.upper.write_whiteout(parent.descriptor(), name)  # beside the directory it makes it opaque
+        if self.upper.dialect.device_whiteouts:
+            self._clear_at_once(parent, directory)
+        else:
+            self.upper.write_whiteout(parent.descriptor(), directory.name)  # beside the directory it makes it opaque
             self.upper.remove_whiteouts(directory)
             if directory.has(ondisk.OPAQUE_MARKER):
                 os.unlink(ondisk.OPAQUE_MARKER, dir_fd=directory.descriptor())
-            return
-        staged = self.upper.staging_name()
-        os.mkdir(staged, 0o700, dir_fd=self.upper.work)
-        copy_metadata(directory.descriptor(), self.upper.work, staged)
-        self.upper.mark_opaque(self.upper.work, staged)
-        self.upper.publish(staged, parent.descriptor(), name, files.RENAME_EXCHANGE)
-        directory.close()
-        self.upper.discard(staged)
+        node.lowers, node.table = (), None
+
+    def _clear_at_once(self, parent: Dir, directory: Dir) -> None:
+        staged, work = self.upper.staging_name(), self.upper.work
+        try:
+            os.mkdir(staged, 0o700, dir_fd=work)
+            copy_metadata(directory.descriptor(), work, staged)
+            self.upper.mark_opaque(work, staged)
+            self.upper.publish(staged, parent.descriptor(), directory.name, files.RENAME_EXCHANGE)
+            directory.close()
+        finally:
+            self.upper.discard(staged)
 
     # -- both ways ---------------------------------------------------------------------------------------------------
 
