@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from typing import TYPE_CHECKING
@@ -13,6 +14,8 @@ from unionfs import errors
 from unionfs.union.check import check, repair
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tests.union.conftest import Layers
 
 
@@ -107,3 +110,28 @@ def test_a_layer_that_is_not_there(layers: Layers) -> None:
     """Said as for a mount."""
     with pytest.raises(errors.LayerMissing):
         check(os.fsencode(layers.upper / "none"))
+
+
+@requires("user-xattrs")
+def test_a_redirect_is_taken_away_last(layers: Layers, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A crash in between shows nothing of what lies below the directory's name."""
+    layers.write({"0/d/low": "", "upper/d/own": ""})
+    prefix = "trusted" if os.geteuid() == 0 else "user"
+    os.setxattr(layers.upper / "d", f"{prefix}.overlay.redirect", b"/no/such")
+
+    changes: list[Callable[..., None]] = [os.setxattr, os.removexattr]
+
+    def once(path: bytes, attribute: bytes, *value: bytes) -> None:
+        if not changes:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        changes.pop(0 if value else 1)(path, attribute, *value)
+        changes.clear()
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "setxattr", once)
+        patched.setattr(os, "removexattr", once)
+        with pytest.raises(OSError, match="Input"):
+            repair(*arguments(layers))
+    with layers.union() as union:
+        assert union.listdir("d") == ["own"]
+    assert repair(*arguments(layers)) == []

@@ -223,9 +223,9 @@ def _lower_names(index: Dir, name: bytes) -> int:
 
 
 def _stand_alone(part: Dir) -> None:
-    """Make a directory show what it holds itself and nothing more."""
+    """Make a directory show what it holds itself and nothing more, at no instant what lies below its new name."""
     path = files.proc_path(part.descriptor())
     for prefix in (ondisk.TRUSTED_PREFIX, ondisk.USER_PREFIX):
         if os.fsdecode(prefix + ondisk.REDIRECT) in os.listxattr(path):
-            os.removexattr(path, prefix + ondisk.REDIRECT)
             os.setxattr(path, prefix + ondisk.OPAQUE, b"y")
+            os.removexattr(path, prefix + ondisk.REDIRECT)
