@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 from typing import TYPE_CHECKING
 
 import pytest
@@ -40,6 +41,20 @@ def known(union: unionfs.Union) -> int:
 
 def open_descriptors() -> int:
     return len(os.listdir("/proc/self/fd"))
+
+
+@pytest.mark.usefixtures("forgetful")
+def test_changes_of_many_directories(wide: Layers) -> None:
+    """Side by side, each changed, and more of them than may be open at once."""
+    for number in range(60):
+        wide.write({f"upper/d{number}/new": ""})
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with wide.union() as union:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (open_descriptors() + 40, hard))
+        try:
+            assert len([change for change in union.changes() if change.kind == "A"]) == 60
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 @pytest.mark.usefixtures("forgetful")

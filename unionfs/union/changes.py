@@ -74,7 +74,6 @@ class _Comparison:
         self.waiting.append((self.new.nodes.root, self.old.nodes.root, b""))
         while self.waiting:
             self._directory(*self.waiting.pop())
-            self.new.cache.trim()
         for path in list(self.found):
             self._mark_above(path)
         return self.found
@@ -87,6 +86,7 @@ class _Comparison:
 
     def _directory(self, new: DirNode, old: DirNode | None, path: bytes) -> None:
         for name in self._names(new, old):
+            self.new.cache.trim()
             below = path + b"/" + name
             after = _lookup(self.new, new, name)
             before = None if old is None else _lookup(self.old, old, name)
