@@ -55,6 +55,7 @@ CASES = {
     "upper is a lower by another name": Bad("-o lowerdir={}/ln,upperdir={}/l,workdir={}/w {}/m", "{}/l"),
     "upper inside a lower": Bad("-o lowerdir={}/l,upperdir={}/l/sub,workdir={}/w {}/m", "{}/l/sub"),
     "upper above a lower": Bad("-o lowerdir={}/u/sub,upperdir={}/u,workdir={}/w {}/m", "{}/u"),
+    "upper is a data layer": Bad("-o lowerdir={}/l::{}/u,upperdir={}/u,workdir={}/w {}/m", "{}/u"),
     "no workdir": Bad("-o lowerdir={}/l,upperdir={}/u {}/m", "{}/u"),
     "workdir missing": Bad("-o lowerdir={}/l,upperdir={}/u,workdir={}/absent {}/m", "{}/absent"),
     "workdir is a file": Bad("-o lowerdir={}/l,upperdir={}/u,workdir={}/f {}/m", "{}/f"),

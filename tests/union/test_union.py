@@ -17,6 +17,7 @@ import unionfs
 from unionfs import errors, ondisk
 from unionfs.layers.writable import WritableLayer
 from unionfs.syscalls import files
+from unionfs.union.stack import Config, open_stack
 
 from .expect import fails
 
@@ -507,6 +508,15 @@ def test_a_volatile_union_that_ended_in_a_crash_is_refused(layers: Layers) -> No
         layers.union()
     mark.rmdir()
     mark.parent.rmdir()
+
+
+def test_a_volatile_stack_that_never_stood_leaves_no_sign(layers: Layers) -> None:
+    """The next one is not refused because a data layer was missing."""
+    lowers, upper, work = map(os.fsencode, layers.lowers), os.fsencode(layers.upper), os.fsencode(layers.work)
+    config = Config(list(lowers), upper, work, volatile=True, data_layers=[upper + b"/missing"])
+    with pytest.raises(errors.LayerMissing):
+        open_stack(config, own_process=False)
+    layers.union().close()
 
 
 def test_the_program_keeps_its_limit_of_descriptors(layers: Layers) -> None:

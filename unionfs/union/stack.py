@@ -138,12 +138,15 @@ def open_stack(config: Config, *, own_process: bool = True) -> Stack:
         cache = DescriptorCache(_descriptor_budget(own_process=own_process))
         upper, base = open_writable(config, opened, cache) if config.upper is not None else (None, -1)
         lowers = _open_lowers(config, opened, cache)
+        hidden = [] if upper is None else [os.fstat(descriptor) for descriptor in (upper.root.fd, base)]
+        stack = Stack(config, _view(config, lowers, upper, cache, hidden), upper, base)
+        if upper is not None and config.volatile:
+            _mark_volatile(upper.work)  # nothing has been written before
+        return stack
     except BaseException:
         for descriptor in opened:
             os.close(descriptor)
         raise
-    hidden = [] if upper is None else [os.fstat(descriptor) for descriptor in (upper.root.fd, base)]
-    return Stack(config, _view(config, lowers, upper, cache, hidden), upper, base)
 
 
 def open_to_read(config: Config) -> View:
@@ -330,10 +333,7 @@ def open_writable(config: Config, opened: list[int], cache: DescriptorCache) -> 
     work = _open_work(base, config)
     opened.append(work)
     dialect = None if config.whiteouts is None else demanded_dialect(config.whiteouts)
-    upper = WritableLayer(config.upper, top, work, cache, durable=not config.volatile, dialect=dialect)
-    if config.volatile:
-        _mark_volatile(work)
-    return upper, base
+    return WritableLayer(config.upper, top, work, cache, durable=not config.volatile, dialect=dialect), base
 
 
 def _make_workdir(workdir: bytes) -> None:
@@ -362,7 +362,7 @@ def _check_writable(path: bytes, descriptor: int) -> None:
 def _check_upper(config: Config) -> None:
     """Refuse layers that contain one another: what is written to one would change the other under way."""
     assert config.upper is not None
-    for lower in config.lowers:
+    for lower in config.lowers + config.data_layers:
         open_directory_exists(lower)
         relation = relate(config.upper, lower)
         if relation is not None and not _in_machine_root(relation, lower):
@@ -375,7 +375,7 @@ def _check_workdir(config: Config) -> None:
     relation = relate(config.workdir, config.upper)
     if relation is not None:
         raise errors.WorkdirOverlaps(workdir=config.workdir, relation=relation, layer=config.upper)
-    for lower in config.lowers:
+    for lower in config.lowers + config.data_layers:
         relation = relate(config.workdir, lower)
         if relation is not None and not _in_machine_root(relation, lower):
             raise errors.WorkdirOverlaps(workdir=config.workdir, relation=relation, layer=lower)
