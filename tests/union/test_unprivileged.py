@@ -144,3 +144,19 @@ def test_directories_that_may_not_be_searched(place: Path) -> None:
             union.rmtree("own")
 
     as_nobody(work)
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o1777])
+def test_an_upper_of_somebody_else_will_do(place: Path, mode: int) -> None:
+    """Who may not set its times or attributes copies all the same: they are hints, or change."""
+    upper = place / "upper"
+    upper.mkdir()
+    upper.chmod(mode)
+
+    def work() -> None:
+        with unionfs.Union(lower=place / "lower", upper=upper, workdir=place / "theirs/upper") as union:
+            union.write_text("run", "new")
+            union.write_text("a/x", "new")
+            assert (union.read_text("run"), union.read_text("a/x")) == ("new", "new")
+
+    as_nobody(work)
