@@ -93,6 +93,10 @@ class UpperReadOnly(LayerError):
     """{path}: the upper layer cannot be written ({reason}); choose another, or leave it out for a read-only mount"""
 
 
+class NoFileHandles(LayerError):
+    """{path}: its files have no handles ({reason}), as 'nfs_export=on' needs them; leave that out"""
+
+
 class WhiteoutsImpossible(LayerError):
     """{upper}: cannot hold '{dialect}' whiteouts ({reason}); name other ones, or none for the strongest it can hold"""
 

@@ -73,6 +73,8 @@ CASES = {
     "unmounting what is not there": Bad("umount {}/absent", "{}/absent"),
     "in words, layer missing": Bad("mount --lower {}/absent --upper {}/u {}/m", "{}/absent"),
     "in words, no layer": Bad("mount --upper {}/u {}/m", "lower"),
+    "a layer whose files have no handles": Bad("-o nfs_export=on,lowerdir={}/l:/proc/fs {}/m", "/proc/fs"),
+    "handles by way of libfuse": Bad("--transport fusepy -o nfs_export=on,lowerdir={}/l {}/m", "nfs_export", 2),
     "layer name not UTF-8": Bad("-o lowerdir={}/\udcff {}/m", "\\xff"),
     "layer without a name": Bad("mount --lower= {}/m", "''"),
     "upper without a name": Bad("-o lowerdir={}/l,upperdir=,workdir= {}/m", "'': no such layer"),

@@ -1,6 +1,7 @@
 """File handles (open_by_handle_at(2), NFS export) hold when the kernel has forgotten the file, and open no other one.
 
-The kernel's overlayfs with ``nfs_export=on`` is held to the same, but for what it does not promise.
+With ``nfs_export=on`` they hold over a new mount. The kernel's overlayfs with that option is held to the same, but for
+what it does not promise.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import ctypes
 import errno
 import json
 import os
+import signal
 import stat
 import struct
 import time
@@ -18,9 +20,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
-from tests.support.mounts import overlayfs_mount, prepare, run, union_mount
+from tests.support.mounts import LIMIT_S, layer_options, overlayfs_mount, prepare, run, union_mount
 from tests.support.probes import need, requires
 from unionfs.syscalls import files
+
+from .command import servers, unionmount
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -34,7 +38,10 @@ SUBJECTS: dict[str, Callable[..., AbstractContextManager[Path]]] = {
     "direct": union_mount,
     "userxattr": partial(union_mount, options="whiteouts=userxattr"),
     "oci": partial(union_mount, options="whiteouts=oci"),
+    "exported": partial(union_mount, options="nfs_export=on"),
+    "exported, oci": partial(union_mount, options="whiteouts=oci,nfs_export=on"),
 }
+OVER_MOUNTS = ["overlayfs", "exported"]
 _HEAD = struct.Struct("=Ii")
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -123,6 +130,8 @@ def _fill(lowers: list[Path], upper: Path) -> None:
 
 @contextmanager
 def _mounted(subject: str, base: Path) -> Iterator[Mount]:
+    if subject == "overlayfs":
+        need("overlayfs")
     with SUBJECTS[subject](base, *prepare(base, 2)) as point:
         root = os.open(point, os.O_RDONLY | os.O_DIRECTORY)
         try:
@@ -134,8 +143,6 @@ def _mounted(subject: str, base: Path) -> Iterator[Mount]:
 @pytest.fixture(scope="module", params=SUBJECTS)
 def mounts(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Iterator[Mount]]:
     """Each kind of mount, and a tree of its own in it for each test, with a new file as well."""
-    if request.param == "overlayfs":
-        need("overlayfs")
     base = tmp_path_factory.mktemp("handles")
     lowers, upper, _work = prepare(base, 2)
     for number in range(TREES):
@@ -275,7 +282,7 @@ def test_files_that_are_gone(mount: Mount, forgotten: str) -> None:
     assert {name: mount.refuses(handle) for name, handle in handles.items()} == dict.fromkeys(handles, True)
 
 
-@pytest.mark.parametrize("subject", ["direct", "oci"])
+@pytest.mark.parametrize("subject", ["direct", "oci", "exported", "exported, oci"])
 def test_a_handle_never_opens_a_file_that_took_over_the_inode_number(subject: str, tmp_path: Path) -> None:
     """Be it new, a copy, or met after another mount."""
     lowers, upper, _work = prepare(tmp_path, 2)
@@ -293,6 +300,8 @@ def test_a_handle_never_opens_a_file_that_took_over_the_inode_number(subject: st
             for index in range(first, first + 20):
                 (mount.point / f"lower{index}").chmod(0o600)
                 (mount.point / f"new{index}").write_text(f"new {index}")
+                if index < 20:
+                    os.link(mount.point / f"new{index}", mount.point / f"second{index}")
             for _ in range(2):
                 mount.forget()
                 live = {(mount.point / name).read_text(): mount.handle(name) for name in os.listdir(mount.point)}
@@ -302,7 +311,94 @@ def test_a_handle_never_opens_a_file_that_took_over_the_inode_number(subject: st
     with _mounted(subject, tmp_path) as mount:
         for name in os.listdir(mount.point):
             os.lstat(mount.point / name)
-        assert [handle for handle in (*gone, *live.values()) if not mount.refuses(handle)] == []
+        assert [handle for handle in gone if not mount.refuses(handle)] == []
+        held = {content: mount.read(handle) for content, handle in live.items() if not mount.refuses(handle)}
+        if subject == "exported":
+            assert held == {name: name for name in live}
+        elif subject == "exported, oci":  # copies do not say what they are copies of
+            assert held == {name: name for name in live if not name.startswith("lower")}
+        else:
+            assert held == {}
+
+
+@pytest.mark.parametrize("subject", OVER_MOUNTS)
+def test_handles_hold_over_a_new_mount(subject: str, tmp_path: Path) -> None:
+    """The same file has the same handle, and it opens it before anybody has looked at the file."""
+    lowers, upper, _work = prepare(tmp_path, 2)
+    _fill(lowers, upper)
+    names = [*FILES, *DIRECTORIES, "two", *(f"{kind}{index}" for kind in ("link", "fifo") for index in range(3))]
+    with _mounted(subject, tmp_path) as mount:
+        (mount.point / "new").mkdir()
+        (mount.point / "new/file").write_text("new")
+        handles = {name: mount.handle(name) for name in names}
+        os.chown(mount.point / "link0", 1, 1, follow_symlinks=False)
+        os.chown(mount.point / "fifo1", 1, 1)
+    for _ in range(2):
+        with _mounted(subject, tmp_path) as mount:
+            assert {name: mount.read(handles[name]) for name in FILES | DIRECTORIES} == FILES | DIRECTORIES
+            assert mount.read(handles["two"]) == "twins"
+            for name in ("link0", "link2", "fifo1", "fifo2"):
+                descriptor = mount.open(handles[name], os.O_PATH)
+                assert os.path.samestat(os.fstat(descriptor), os.lstat(mount.point / name))
+                os.close(descriptor)
+            assert {name: mount.handle(name) for name in names} == handles
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("subject", OVER_MOUNTS)
+def test_files_that_changed_before_a_new_mount(subject: str, change: str, tmp_path: Path) -> None:
+    lowers, upper, _work = prepare(tmp_path, 2)
+    _fill(lowers, upper)
+    names = [name for name in FILES if name != "new/file"]
+    with _mounted(subject, tmp_path) as mount:
+        handles = {name: mount.handle(name) for name in names}
+        for name in names:
+            CHANGES[change](mount.point / name)
+    with _mounted(subject, tmp_path) as mount:
+        for name in names:
+            assert mount.read(handles[name]) == FILES[name] + "!" * (change == "written")
+
+
+@pytest.mark.parametrize("subject", OVER_MOUNTS)
+def test_files_that_are_gone_before_a_new_mount(subject: str, tmp_path: Path) -> None:
+    """Their handles are stale, whatever has their names and numbers; one that is unlinked holds while it is open."""
+    lowers, upper, _work = prepare(tmp_path, 2)
+    _fill(lowers, upper)
+    with _mounted(subject, tmp_path) as mount:
+        handles = {name: mount.handle(name) for name in ("only0/inside/a0", "only2/inside/a2", "twins/one", "only2")}
+        with (mount.point / "only2/inside/a2").open() as file:
+            run("rm", "-r", *(mount.point / name for name in ("only0", "only2", "twins", "two")))
+            assert mount.read(handles["only2/inside/a2"]) == file.read() == "only2/inside/a of 2"
+    with _mounted(subject, tmp_path) as mount:
+        for index in range(60):
+            (mount.point / f"another{index}").mkdir()
+            (mount.point / f"another{index}/file").write_text("another file")
+        assert {name: mount.refuses(handle) for name, handle in handles.items()} == dict.fromkeys(handles, True)
+
+
+def test_a_server_that_was_killed(tmp_path: Path) -> None:
+    """All that a handle needs stands in the layers."""
+    lowers, upper, work = prepare(tmp_path, 2)
+    _fill(lowers, upper)
+    point = tmp_path / "killed"
+    point.mkdir()
+    options = layer_options(lowers, upper, work, "nfs_export=on")
+    done = unionmount("-o", options, point)
+    assert (done.returncode, done.stderr) == (0, "")
+    (point / "new").mkdir()
+    for name, content in FILES.items():
+        (point / name).write_text(content)
+    (point / "merged").rename(point / "moved")
+    paths = {content: point / name.replace("merged", "moved") for name, content in FILES.items()}
+    handles = {content: files.file_handle(-1, os.fsencode(path)) for content, path in paths.items()}
+    os.kill(json.loads(os.getxattr(point, "user.unionfs.config"))["pid"], signal.SIGKILL)
+    deadline = time.monotonic() + LIMIT_S
+    while servers(point):
+        assert time.monotonic() < deadline, "the server does not end"
+        time.sleep(0.01)
+    run("umount", point)
+    with _mounted("exported", tmp_path) as mount:
+        assert {content: mount.read(handle) for content, handle in handles.items()} == {name: name for name in handles}
 
 
 def test_a_tree_of_some_thousand_files(tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ Without an upper directory the mount is read-only.
 """
 
 _TRANSPORTS = ("auto", "direct", "fusepy")
-_OURS = ("lowerdir", "upperdir", "workdir", "metacopy", "whiteouts", "mode", "writeback")
+_OURS = ("lowerdir", "upperdir", "workdir", "metacopy", "nfs_export", "whiteouts", "mode", "writeback")
 #: Words of fuse-overlayfs that ask for what is always so here, or for what only its own machinery has.
 _FLAGS = frozenset({"volatile", "userxattr"})
 _ACCEPTED = frozenset({"kernel_cache", "auto_unmount", "nonempty"})
@@ -214,6 +214,8 @@ def _mount(request: Request) -> int:
     if request.transport not in _TRANSPORTS:
         known = ", ".join(_TRANSPORTS)
         raise errors.UsageError(problem=f"no such transport: '{request.transport}'; there are {known}")
+    if config.nfs_export and request.transport == "fusepy":
+        raise errors.UsageError(problem="'nfs_export=on' needs the direct transport; libfuse numbers files anew")
     resolved = mounting.check_mountpoint(mountpoint)
     service = server.Service(config, resolved, options, request.transport, request.debug, _mode(request, named))
     if request.foreground:
@@ -235,6 +237,7 @@ def _config(request: Request, named: dict[str, list[str]], flags: frozenset[str]
         work,
         volatile="volatile" in flags,
         metacopy=named["metacopy"] == ["on"],
+        nfs_export=named["nfs_export"] == ["on"],
         whiteouts=request.whiteouts or next(iter(named["whiteouts"] + implied), None),
         data_layers=[os.fsencode(path) for path in data + request.data],
     )

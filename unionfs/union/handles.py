@@ -1,8 +1,12 @@
-"""Files that nobody counts on any longer, found again by their ids: what a file handle holds (open_by_handle_at(2)).
+"""Files that nobody counts on any longer, found again by what a file handle holds: open_by_handle_at(2), NFS.
 
 The kernel does not say for which files somebody has a handle, and to remember each file that it forgets would let the
 server grow. So nothing is remembered until somebody asks for a forgotten file: then the merged tree is read once, and
 from then on the table of nodes takes note of each node that leaves it. It runs in the thread that serves the union.
+
+With ``nfs_export=on`` handles hold over mounts: then a file's id is its inode number, and its generation is made from
+the handle that its real file has in its layer (name_to_handle_at(2)), of the lower file it was copied from if it was:
+file systems see to it that no other file ever has the same.
 """
 
 from __future__ import annotations
@@ -10,17 +14,57 @@ from __future__ import annotations
 import errno
 import os
 
+from unionfs import errors, ondisk
 from unionfs.layers.layer import DT_DIR
+from unionfs.syscalls import files
+from unionfs.union import pieces
 from unionfs.union.nodes import AnyNode, DirNode, Node
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from unionfs.layers.layer import Layer
     from unionfs.union.view import View
 
 Place = tuple[int, bytes]
 """The id of a directory, and a name in it."""
+
+_GENERATIONS = 2147483629
+"""How many there are: a prime below 2^31, so that handles which differ in few bits have different ones."""
+
+
+def check(layers: Iterable[Layer]) -> None:
+    """See whether the files of all layers have handles. Raises LayerError."""
+    for layer in layers:
+        try:
+            files.file_handle(layer.root.fd, b"")
+        except OSError as error:
+            raise errors.NoFileHandles(path=layer.path, reason=error.strerror) from None
+
+
+def attach(view: View, node: AnyNode, origin: bytes | None = None) -> None:
+    """Enter a node that has its id into the table, with its generation; ``origin`` is its ``overlay.origin``.
+
+    Raises OSError.
+    """
+    nodes = view.nodes
+    if nodes.exported:
+        node.generation = nodes.kept_generation(node) or _generation(view, node, origin)
+    nodes.attach(node)
+
+
+def _generation(view: View, node: AnyNode, origin: bytes | None) -> int:
+    copied = None if origin is None else ondisk.decode_origin(origin)
+    if copied is not None:
+        handle = copied.handle
+    elif node.descriptor >= 0:
+        _kind, handle = files.file_handle(node.descriptor, b"")
+    elif isinstance(node, DirNode) and node.upper is not None and node.lowers:
+        _kind, handle = files.file_handle(*pieces.place(node.lowers[0]))
+    else:
+        _kind, handle = files.file_handle(*view.place(node))
+    return int.from_bytes(handle, "little") % _GENERATIONS + 1
 
 
 class Forgotten:
@@ -54,7 +98,7 @@ class Forgotten:
     def places(self, node_id: int) -> Iterable[Place]:
         """Return where a file may be; nothing for one that there never was."""
         place = self._places.get(node_id)
-        return self._several.get(node_id, () if place is None else (place,))
+        return (*(() if place is None else (place,)), *self._several.get(node_id, ()))
 
 
 def recall(view: View, node_id: int) -> AnyNode:

@@ -15,7 +15,7 @@ from unionfs import ondisk
 from unionfs.layers.layer import Dir
 from unionfs.policy import removal
 from unionfs.syscalls import files
-from unionfs.union import inode_flags
+from unionfs.union import handles, inode_flags
 from unionfs.union.nodes import AnyNode, DirNode, Node, let_go
 
 TYPE_CHECKING = False
@@ -102,7 +102,7 @@ class Mutations:
         mode = self._masked(parent, mode & _PERMISSIONS, caller)
         self._make(parent, name, mode | stat.S_IFDIR, caller, lambda at, new: os.mkdir(new, mode, dir_fd=at))
         assert parent.upper is not None
-        node = DirNode(self.view.nodes.new_id(), parent, name, 0)
+        node = DirNode(0, parent, name, 0)
         node.upper = self.upper.holder(parent.upper, name)
         node.lowers = ()
         state = self.view.stat(node)
@@ -118,11 +118,11 @@ class Mutations:
         descriptor = os.open(b".", os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, mode, dir_fd=place.descriptor())
         self._own(descriptor, place.descriptor(), mode, caller)
         state = os.fstat(descriptor)
-        node = Node(self.view.nodes.new_id(), parent, b"", self.view.ino(state))
+        node = Node(0, parent, b"", self.view.ino(state))
         node.parent = None
         node.descriptor = os.dup(descriptor)
-        self.view.nodes.by_id[node.id] = node
-        self.view.nodes.keep_id(node, node.ino)
+        self.view.nodes.identify_new(node)
+        handles.attach(self.view, node)
         return node, state, descriptor
 
     def _make(self, parent: DirNode, name: bytes, mode: int, caller: Caller, make: Maker) -> None:
@@ -271,13 +271,13 @@ class Mutations:
         return self._new_node(parent, name, state), state
 
     def _new_node(self, parent: DirNode, name: bytes, state: os.stat_result) -> Node:
-        node = Node(self.view.nodes.new_id(), parent, name, self.view.ino(state))
+        node = Node(0, parent, name, self.view.ino(state))
         self._attach(node, parent, state)
         return node
 
     def _attach(self, node: AnyNode, parent: DirNode, state: os.stat_result) -> None:
-        self.view.nodes.attach(node)
-        self.view.nodes.keep_id(node, node.ino)
+        self.view.nodes.identify_new(node)
+        handles.attach(self.view, node)
         if parent.listing is not None:
             parent.listing.add(node.name, state.st_mode >> 12, node.ino)
 

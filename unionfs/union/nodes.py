@@ -6,7 +6,8 @@ a new server would need in order to go on is here. This module makes no system c
 
 A file handle (open_by_handle_at(2)) holds an id: a file has one, also if it is forgotten and met again, and no other
 file ever has it. For what is met in a layer that is the inode number to show. What was made since may have the number
-of a file that is gone; it has an id apart, which is kept until it is gone too.
+of a file that is gone; it has an id apart, which is kept until it is gone too. Where handles are to hold over mounts,
+it has its number as well, and a generation tells it from files that had the number before (``handles``).
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ class Node:
     __slots__ = (
         "data",
         "descriptor",
+        "generation",
         "home",
         "home_name",
         "id",
@@ -63,6 +65,7 @@ class Node:
 
     def __init__(self, node_id: int, parent: DirNode, name: bytes, ino: int) -> None:
         self.id = node_id
+        self.generation = 0
         self.parent: DirNode | None = parent
         self.name = name
         self.ino = ino
@@ -125,6 +128,7 @@ class DirNode:
         "children",
         "default_acl",
         "descriptor",
+        "generation",
         "id",
         "impure",
         "ino",
@@ -143,6 +147,7 @@ class DirNode:
 
     def __init__(self, node_id: int, parent: DirNode | None, name: bytes, ino: int) -> None:
         self.id = node_id
+        self.generation = 0
         self.parent = parent
         self.name = name
         self.ino = ino
@@ -184,18 +189,19 @@ class NodeTable:
     """All nodes by id, and those with several names by the real file behind them.
 
     ``kept_ids`` are the ids that files do not tell by themselves, by the number that the real file would show; for
-    those that show another one, ``_copies`` has it. ``forgotten`` says where those are that left this table, once
-    somebody has asked for one.
+    those that show another one, ``_copies`` has it, with their generation. ``forgotten`` says where those are that left
+    this table, once somebody has asked for one. ``exported``: file handles are to hold over mounts.
     """
 
-    __slots__ = ("_copies", "_next", "by_id", "by_key", "forgotten", "kept_ids", "root")
+    __slots__ = ("_copies", "_next", "by_id", "by_key", "exported", "forgotten", "kept_ids", "root")
 
     def __init__(self, root: DirNode) -> None:
         self.root = root
         self.by_id: dict[int, AnyNode] = {ROOT_ID: root}
         self.by_key: dict[InodeKey, Node] = {}
         self.kept_ids: dict[int, int] = {}
-        self._copies: dict[int, int] = {}
+        self._copies: dict[int, tuple[int, int]] = {}
+        self.exported = False
         self.forgotten: Forgotten | None = None
         self._next = _FIRST_APART
 
@@ -220,23 +226,36 @@ class NodeTable:
             node.ino = node_id
         node.id = self.new_id() if node_id in self.by_id or not node_id else node_id
 
+    def identify_new(self, node: AnyNode) -> None:
+        """Give a node that was just made its id."""
+        if self.exported and 0 < node.ino < _FIRST_APART and node.ino not in self.by_id:
+            node.id = node.ino
+        else:
+            node.id = self.new_id()
+            self.keep_id(node, node.ino)
+
     def keep_id(self, node: AnyNode, real_ino: int) -> None:
         """Let ``node`` have its id again when ``real_ino`` is met in the writable layer."""
         self.kept_ids[real_ino] = node.id
         if real_ino != node.ino:
-            self._copies[node.id] = real_ino
+            self._copies[node.id] = real_ino, node.generation
+
+    def kept_generation(self, node: AnyNode) -> int:
+        """Return the generation that goes with an id which the file does not tell by itself, 0 for any other file."""
+        copy = self._copies.get(node.id)
+        return 0 if copy is None else copy[1]
 
     def drop_id(self, node: AnyNode) -> None:
         """A file is gone: its number may be another file's."""
-        real_ino = self._copies.pop(node.id, node.ino)
+        real_ino, _generation = self._copies.pop(node.id, (node.ino, 0))
         if self.kept_ids.get(real_ino) == node.id:
             del self.kept_ids[real_ino]
 
     def attach(self, node: AnyNode) -> None:
-        """Enter ``node`` under its id and as a child of its parent."""
+        """Enter ``node`` under its id and, if it has a name, as a child of its parent."""
         self.by_id[node.id] = node
-        assert node.parent is not None
-        node.parent.children[node.name] = node
+        if node.parent is not None:
+            node.parent.children[node.name] = node
 
     def share(self, node: Node, key: InodeKey) -> Links:
         """Let other names of the real file ``key`` find ``node``: it has, or had, more than one."""

@@ -34,6 +34,11 @@ def stat_directory(part: Dir) -> os.stat_result:
     return os.stat(part.name, dir_fd=part.parent.descriptor(), follow_symlinks=False)
 
 
+def place(part: Dir) -> tuple[int, bytes]:
+    """Return a descriptor and the name beneath it at which a directory of one layer stands. Raises OSError."""
+    return (part.descriptor(), b".") if part.parent is None else (part.parent.descriptor(), part.name)
+
+
 def named(parts: Iterable[Dir], name: bytes) -> Iterator[Dir]:
     """Yield the directories called ``name`` in ``parts``, ending at the first whiteout or file of that name."""
     for part in parts:

@@ -17,6 +17,7 @@ from unionfs.layers.layer import DescriptorCache, Layer
 from unionfs.layers.writable import WritableLayer
 from unionfs.policy import Offers
 from unionfs.syscalls import mounts
+from unionfs.union import handles
 from unionfs.union.copyup import CopyUp
 from unionfs.union.links import LinkIndex
 from unionfs.union.mutate import Mutations
@@ -38,8 +39,8 @@ class Config:
     """What to stack: absolute paths, ``lowers`` topmost first; ``volatile`` gives up durability for speed.
 
     ``data_layers`` show nothing themselves: they hold data of files in ``lowers`` (overlayfs.rst, "Data-only lower
-    layers"). With ``metacopy``, a change of attributes copies no data. ``whiteouts`` names the dialect to write, None
-    for the strongest that the writable layer can hold.
+    layers"). With ``metacopy``, a change of attributes copies no data; with ``nfs_export``, file handles hold over
+    mounts. ``whiteouts`` names the dialect to write, None for the strongest that the writable layer can hold.
     """
 
     __slots__ = (
@@ -48,6 +49,7 @@ class Config:
         "lowers",
         "makes_workdir",
         "metacopy",
+        "nfs_export",
         "offers",
         "owners",
         "upper",
@@ -64,6 +66,7 @@ class Config:
         *,
         volatile: bool = False,
         metacopy: bool = False,
+        nfs_export: bool = False,
         whiteouts: str | None = None,
         data_layers: Sequence[bytes] = (),
     ) -> None:
@@ -73,6 +76,7 @@ class Config:
         self.makes_workdir = upper is not None and self.workdir == default_workdir(upper)
         self.volatile = volatile
         self.metacopy = metacopy
+        self.nfs_export = nfs_export
         self.whiteouts = whiteouts
         self.data_layers = [_absolute(path) for path in data_layers]
         self.atime = mounts.MOUNT_ATTR_RELATIME  # when reading changes access times in the writable layer
@@ -138,6 +142,9 @@ def open_stack(config: Config, *, own_process: bool = True) -> Stack:
         cache = DescriptorCache(_descriptor_budget(own_process=own_process))
         upper, base = open_writable(config, opened, cache) if config.upper is not None else (None, -1)
         lowers = _open_lowers(config, opened, cache)
+        if config.nfs_export:
+            shown = lowers[: len(config.lowers)]
+            handles.check(shown if upper is None else [upper, *shown])
         hidden = [] if upper is None else [os.fstat(descriptor) for descriptor in (upper.root.fd, base)]
         stack = Stack(config, _view(config, lowers, upper, cache, hidden), upper, base)
         if upper is not None and config.volatile:
@@ -181,6 +188,7 @@ def _view(
         layer.hidden = places
     count = len(config.lowers)
     view = _new_view(config, layers[:count], upper, cache)
+    view.nodes.exported = config.nfs_export
     view.data_layers = layers[count:]
     view.counts_subdirectories = config.offers.subdirectories
     return view

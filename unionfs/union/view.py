@@ -13,7 +13,7 @@ import stat
 from unionfs import ondisk
 from unionfs.layers.layer import DT_DIR, Dir, Layer, read_marks
 from unionfs.syscalls import process
-from unionfs.union import metacopy, pieces
+from unionfs.union import handles, metacopy, pieces
 from unionfs.union.inode_flags import forbidding, refuse
 from unionfs.union.listing import Listing
 from unionfs.union.nodes import ROOT_ID, AnyNode, DirNode, Node, NodeTable
@@ -171,7 +171,7 @@ class View:
         else:
             node.seed = (part,)
         self.nodes.identify(node, ino)
-        self.nodes.attach(node)
+        handles.attach(self, node)
         return node
 
     def _new_file(
@@ -191,15 +191,16 @@ class View:
         ino = self.ino(state)
         node = Node(0, parent, name, ino)
         node.home, node.home_name, node.in_upper = home, home_name, in_upper
+        origin = None
         if in_upper and (parent.impure or home is not None):
-            self._take_marks(node)
+            origin = self._take_marks(node)
         elif not in_upper and state.st_blocks << 9 < state.st_size and state.st_mode & _S_IFMT == _S_IFREG:
             metacopy.note_sparse(self, node)
         if state.st_nlink > 1 and not several:  # its names fall apart when they are copied up: none has the number
             node.id = self.nodes.new_id()
         else:
             self.nodes.identify(node, ino)
-        self.nodes.attach(node)
+        handles.attach(self, node, origin)
         if node.data is not None:
             state = self.stat(node)
         if several or (in_upper and home is not None):
@@ -219,16 +220,17 @@ class View:
         copy = self.index.find(home, name, state)
         return (home, name, state) if copy is None else (self.index.directory, *copy)
 
-    def _take_marks(self, node: Node) -> None:
+    def _take_marks(self, node: Node) -> bytes | None:
         """Give a copied-up file the inode number of the lower file that it was (overlayfs.rst, "Inode properties").
 
-        If only its attributes were copied, the lower layers have its data.
+        If only its attributes were copied, the lower layers have its data. Return its ``overlay.origin``.
         """
         marks = read_marks(self.proc_path(node))
         if marks.metacopy:
             metacopy.note(self, node, marks)
         node.protection = marks.protection
         node.ino = self.origin_ino(marks.origin) or node.ino
+        return marks.origin
 
     def origin_ino(self, value: bytes | None) -> int | None:
         """Return the inode number to show for a file with this ``overlay.origin``, None where that does not tell it."""
@@ -415,8 +417,7 @@ class View:
         Raises OSError.
         """
         if isinstance(node, DirNode):
-            part = node.upper or node.seed[0]
-            return (part.descriptor(), b".") if part.parent is None else (part.parent.descriptor(), part.name)
+            return pieces.place(node.upper or node.seed[0])
         home = node.home
         if home is not None:
             return home.descriptor(), node.home_name

@@ -105,7 +105,9 @@ class Verbs:
         return self._entry_payload(node, state)
 
     def _entry_payload(self, node: AnyNode, state: os.stat_result) -> bytes:
-        generation = self.generation if node.id != ROOT_ID else 0  # the kernel made that inode, fuse_get_root_inode()
+        generation = node.generation or self.generation
+        if node.id == ROOT_ID:
+            generation = 0  # the kernel made that inode, fuse_get_root_inode()
         attributes = self._attributes(node, state)
         return replies.entry(node.id, generation, FOREVER_S, self._validity_s(node, state), attributes)
 
