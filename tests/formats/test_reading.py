@@ -16,6 +16,7 @@ from .dialects import DIALECTS, Looker, device, marker, write
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from .dialects import Content, Dialect
@@ -256,6 +257,22 @@ def test_names_that_are_too_long_for_a_marker(layers: list[Path]) -> None:
     """A name of 255 bytes has no marker that could delete it, and is looked up as any other."""
     longest, deletable = "x" * 255, "y" * 251
     assert _markers(layers, {longest: "0", deletable: "0"}, {f".wh.{deletable}": ""}) == {longest: "0"}
+
+
+# -- parts of layers -------------------------------------------------------------------------------------------------
+
+
+@requires("overlayfs", "fuse")
+@pytest.mark.parametrize("mount", [overlayfs_mount, union_mount])
+def test_a_moved_directory_as_a_layer(
+    tmp_path: Path, layers: list[Path], mount: Callable[[Path, list[Path]], AbstractContextManager[Path]]
+) -> None:
+    """Whoever stacks it says by that what is below it: whence it was moved in its own stack means nothing here."""
+    write(layers[1], {"old/a": "0", "old/d/b": "0"})
+    write(layers[0], {"new/c": "1"})
+    os.setxattr(layers[0] / "new", "trusted.overlay.redirect", b"/old")
+    with mount(tmp_path, [layers[0] / "new", layers[1] / "old"]) as point:
+        assert Looker(point).tree() == {"a": "0", "c": "1", "d/": "", "d/b": "0"}
 
 
 # -- layers that are not as they should be ---------------------------------------------------------------------------

@@ -296,7 +296,7 @@ class View:
     def _stack(self, candidates: Iterable[Dir], beside: tuple[Dir, ...] = ()) -> tuple[Dir, ...]:
         """Take directories of one name, topmost first, as far as they merge; follow a redirect where one says so.
 
-        ``beside`` are the lower parts of the directory that they stand in.
+        ``beside`` are the lower parts of the directory that they stand in. The root of a layer stands where it was put.
         """
         parts: list[Dir] = []
         bottom = self.lowers[-1]
@@ -309,7 +309,7 @@ class View:
             marks = part.marks()
             if part.is_opaque(marks):
                 break
-            if self._follows(marks) and marks.redirect is not None:
+            if marks.redirect is not None and self._follows(marks) and part.parent is not None:
                 parts.extend(self.redirected(marks.redirect, beside, part.layer.index))
                 break
         return tuple(parts)
