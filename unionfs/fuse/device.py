@@ -200,7 +200,11 @@ class Server:
             self.send(reply)
 
     def send(self, reply: Message) -> None:
-        """Write a reply or a notification; that nobody waits for it any longer, or knows its node, is no error."""
+        """Write a reply or a notification; that nobody waits for it any longer, or knows its node, is no error.
+
+        Anything else is a bug, which must not end the mount: a reply that the kernel does not take ends its request
+        with EIO (fuse_dev_do_write in fs/fuse/dev.c).
+        """
         try:
             if isinstance(reply, tuple):
                 os.writev(self.device, reply)
@@ -210,7 +214,7 @@ class Server:
                 os.write(self.device, reply)
         except OSError as error:
             if error.errno not in (errno.ENOENT, errno.ENODEV):  # interrupted, or unmounted: nobody waits any longer
-                raise
+                self._bug(type(reply))
 
     def _bug(self, request: object) -> None:
         self.errors += 1

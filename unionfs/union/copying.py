@@ -64,11 +64,13 @@ def _next_extent(source: int, position: int, size: int) -> tuple[int, int]:
 
 def _copy_range(source: int, target: int, start: int, end: int) -> None:
     while start < end:
+        copied = 0
         try:
             copied = os.copy_file_range(source, target, min(end - start, _CHUNK_BYTES), start, start)
         except OSError as error:
             if error.errno not in (errno.EXDEV, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
                 raise
+        if copied == 0:  # some file systems do nothing and call it a success
             copied = os.pwrite(target, os.pread(source, min(end - start, _CHUNK_BYTES), start), start)
         if copied == 0:  # the lower file is shorter than it said: somebody changed it
             return

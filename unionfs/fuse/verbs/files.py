@@ -36,7 +36,11 @@ class FileVerbs(Verbs):
         flags, open_flags = request.args
         how = self.files.acquire(node, flags)
         if flags & os.O_TRUNC and open_flags & abi.OPEN_KILL_SUIDGID:
-            self._clear_set_ids(node, request)
+            try:
+                self._clear_set_ids(node, request)
+            except OSError:
+                self.files.release(node, flags)  # nobody has it open
+                raise
         if self.files.is_mapped(node, count=1):
             self._look_again(node)
         reply = replies.data(request.unique, replies.opened(0, *how))
@@ -166,12 +170,9 @@ class FileVerbs(Verbs):
         node = self._file(request.nodeid)
         if not node.owned or self.stack.config.volatile:
             return replies.ok(request.unique)
-        if node.in_upper:
-            descriptor, owned = self.files.borrow(node)
-        else:
-            descriptor, owned = self.view.open_own(node, os.O_RDONLY), True
+        descriptor = self._take(node) if node.in_upper else self.view.open_own(node, os.O_RDONLY)
         sync = os.fdatasync if request.args[1] & abi.FSYNC_FDATASYNC else os.fsync
-        return self._sync_soon(request, descriptor if owned else os.dup(descriptor), sync)
+        return self._sync_soon(request, descriptor, sync)
 
     def _syncfs(self, request: Request) -> Reply:
         if self.stack.upper is None or self.stack.config.volatile:
@@ -183,9 +184,13 @@ class FileVerbs(Verbs):
         _fh, offset, length, mode = request.args
         self._edit().change(node, forbidding=inode_flags.forbidding_space(mode))
         self._changed_by(request, node)
-        descriptor, owned = self.files.borrow(node, to_write=True)
-        working = descriptor if owned else os.dup(descriptor)
+        working = self._take(node, to_write=True)
         return self._sync(request.unique, working, lambda file: files.fallocate(file, mode, offset, length))
+
+    def _take(self, node: Node, *, to_write: bool = False) -> int:
+        """Return a descriptor of the data of ``node`` that the caller must close. Raises OSError."""
+        descriptor, owned = self.files.borrow(node, to_write=to_write)
+        return descriptor if owned else os.dup(descriptor)
 
     def _changed_by(self, request: Request, node: Node) -> None:
         """Take set-id bits away where the request itself does not say that it should be done, as write(2) would."""
@@ -229,18 +234,22 @@ class FileVerbs(Verbs):
         source, target = self._file(request.nodeid), self._file(node_out)
         self._edit().change(target)
         self._changed_by(request, target)
-        opened = [os.dup(self.files.borrow(node, to_write=node is target)[0]) for node in (source, target)]
-        unique = request.unique
+        unique, reading = request.unique, self._take(source)
+        try:
+            writing = self._take(target, to_write=True)
+        except OSError:
+            os.close(reading)
+            raise
 
         def run() -> bytes:
             try:
-                copied = os.copy_file_range(opened[0], opened[1], min(length, 1 << 30), off_in, off_out)
+                copied = os.copy_file_range(reading, writing, min(length, 1 << 30), off_in, off_out)
             finally:
-                for descriptor in opened:
-                    os.close(descriptor)
+                os.close(reading)
+                os.close(writing)
             return replies.data(unique, encode(copied))
 
-        small = min(length, os.stat(opened[0]).st_size) <= _COPY_AT_ONCE_BYTES
+        small = min(length, os.stat(reading).st_size) <= _COPY_AT_ONCE_BYTES
         return run() if small else Later(run)
 
     def _ioctl(self, request: Request) -> Reply:

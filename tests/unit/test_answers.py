@@ -1,0 +1,70 @@
+"""What happens when an answer is not taken, or an open fails after the file was opened: nobody else may notice."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+from unionfs.fuse.device import Server
+from unionfs.fuse.dispatch import Dispatcher
+from unionfs.fuse.wire import abi
+from unionfs.fuse.wire.requests import Request
+from unionfs.union.stack import Config, open_stack
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from unionfs.union.stack import Stack
+
+LOOKUP_NAME = b"file"
+
+
+@pytest.fixture
+def stack(tmp_path: Path) -> Iterator[Stack]:
+    for name in ("lower", "upper", "work"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "upper/file").touch(mode=0o4755)
+    (tmp_path / "upper/file").chmod(0o4755)
+    paths = [os.fsencode(tmp_path / name) for name in ("lower", "upper", "work")]
+    opened = open_stack(Config(paths[:1], paths[1], paths[2]), own_process=False)
+    yield opened
+    opened.close()
+
+
+def test_an_answer_that_is_not_taken_is_reported_and_ends_nothing(stack: Stack) -> None:
+    told: list[str] = []
+    reading, writing = os.pipe()
+    try:
+        server = Server(reading, Dispatcher(stack), told.append)
+        server.send(b"an end to read from takes nothing")
+    finally:
+        os.close(reading)
+        os.close(writing)
+    assert server.errors == len(told) == 1
+    assert "Bad file descriptor" in told[0]
+
+
+def test_an_open_that_fails_late_leaves_nothing_open(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    dispatcher = Dispatcher(stack)
+    root, stranger = stack.view.nodes.root, os.geteuid() + 1
+    found = stack.view.lookup(root, LOOKUP_NAME)
+    assert found is not None
+    node = found[0]
+    before = os.listdir("/proc/self/fd")
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(1, "no")
+
+    monkeypatch.setattr(dispatcher, "_clear_set_ids", refuse)
+    flags = os.O_WRONLY | os.O_TRUNC
+    request = Request(
+        abi.OPEN, 1, node.id, stranger, stranger, 1, args=(flags, abi.OPEN_KILL_SUIDGID), names=(), data=None
+    )
+    reply = dispatcher.handle(request)
+    assert isinstance(reply, bytes)
+    assert abi.OUT_HEADER.unpack(reply)[1] == -1
+    assert getattr(node, "opened", None) is None
+    assert os.listdir("/proc/self/fd") == before
