@@ -160,3 +160,68 @@ def test_an_upper_of_somebody_else_will_do(place: Path, mode: int) -> None:
             assert (union.read_text("run"), union.read_text("a/x")) == ("new", "new")
 
     as_nobody(work)
+
+
+@pytest.fixture
+def locked(place: Path) -> Path:
+    """The same, with a lower layer of theirs whose directories they may not write to."""
+    lower = place / "theirs" / "lower"
+    (lower / "locked" / "sub").mkdir(parents=True)
+    (lower / "locked" / "file").write_text("old")
+    (lower / "empty").mkdir()
+    for path in (lower, lower / "empty", lower / "locked", lower / "locked" / "sub", lower / "locked" / "file"):
+        os.chown(path, NOBODY if os.geteuid() == 0 else -1, -1)
+    for path in (lower / "locked" / "sub", lower / "locked"):
+        path.chmod(0o555)
+    return place / "theirs"
+
+
+def _modes(union: unionfs.Union, *paths: str) -> list[int]:
+    return [stat.S_IMODE(union.stat(path).st_mode) for path in paths]
+
+
+@pytest.mark.parametrize("mode", [0o444, 0o200, 0])
+def test_what_is_in_a_directory_that_may_not_be_written_changes(locked: Path, mode: int) -> None:
+    """Its owner may change a file in it, or a directory: that this copies them up is no business of the user's."""
+
+    def work() -> None:
+        with unionfs.Union(lower=locked / "lower", upper=locked / "upper") as union:
+            union.chmod("locked/file", mode)
+            union.utime("locked/sub", ns=(1, 2))
+            ino = union.stat("locked/file").st_ino
+            assert _modes(union, "locked", "locked/sub", "locked/file") == [0o555, 0o555, mode]
+        with unionfs.Union(lower=locked / "lower", upper=locked / "upper") as union:
+            assert union.stat("locked/file").st_ino == ino
+            assert union.stat("locked/sub").st_mtime_ns == 2
+            assert _modes(union, "locked", "locked/sub", "locked/file") == [0o555, 0o555, mode]
+            union.chmod("locked/file", 0o600)
+            assert union.read_text("locked/file") == "old"
+        assert stat.S_IMODE((locked / "upper" / "locked").stat().st_mode) == 0o555
+
+    as_nobody(work)
+
+
+@pytest.mark.parametrize("name", ["empty", "new"])
+@pytest.mark.parametrize("mode", [0, 0o111, 0o555])
+def test_a_directory_without_rights_is_removed_and_replaced(locked: Path, name: str, mode: int) -> None:
+    """rmdir(2) and rename(2) ask for rights on the directory above alone."""
+
+    def work() -> None:
+        with unionfs.Union(lower=locked / "lower", upper=locked / "upper") as union:
+            union.mkdir("other")
+            if name == "new":
+                union.mkdir(name)
+            union.chmod(name, mode)
+            union.rmdir(name)
+            assert not union.exists(name)
+            union.mkdir(name, mode)
+            union.rename("other", name)
+            assert _modes(union, name) == [0o755]
+            union.chmod(name, mode)
+        with unionfs.Union(lower=locked / "lower", upper=locked / "upper") as union:
+            assert _modes(union, name) == [mode]
+            union.rmdir(name)
+        upper = os.fsencode(locked / "upper")
+        assert check(upper, None, [os.fsencode(locked / "lower")]) == []
+
+    as_nobody(work)

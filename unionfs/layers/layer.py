@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 import time
 from struct import Struct
 
@@ -301,6 +302,52 @@ def _uuid(fd: int) -> bytes:
         return files.filesystem_uuid(fd)
     except OSError:
         return bytes(16)
+
+
+# -- what the owner of a file may do ---------------------------------------------------------------------------------
+
+
+def with_owners_rights(act: Callable[[], T], *places: tuple[int, bytes]) -> T:
+    """Do ``act``; where that is refused for want of rights (EACCES), lend them to the owner of ``places`` meanwhile.
+
+    A server without CAP_DAC_OVERRIDE needs rights on its own files that nobody who asked had to have: to write to a
+    directory of mode 0555 in order to move it, or to put the copy of a file there, to read one of mode 0 in order to
+    remove it (path_resolution(7), ``vfs_rename`` in fs/namei.c). A place is an open directory and a name in it, empty
+    for the directory itself; it need not exist. Raises what ``act`` raises.
+    """
+    try:
+        return act()
+    except OSError as error:
+        if error.errno != errno.EACCES:
+            raise
+        lent: list[tuple[int, int]] = []
+        try:
+            for place in places:
+                _lend(*place, lent)
+            if not lent:
+                raise
+            return act()
+        finally:
+            for descriptor, mode in lent:
+                os.chmod(files.proc_path(descriptor), mode)
+                os.close(descriptor)
+
+
+def _lend(directory: int, name: bytes, lent: list[tuple[int, int]]) -> None:
+    """Give the owner all rights on a file that is ours; add it, open, to ``lent``, with the mode that it had."""
+    try:
+        flags = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+        descriptor = os.open(name, flags, dir_fd=directory) if name else os.dup(directory)
+    except FileNotFoundError:
+        return
+    state = os.fstat(descriptor)
+    mode = stat.S_IMODE(state.st_mode)
+    kept = mode & (stat.S_ISUID | stat.S_ISGID)  # chmod(2) may take them away
+    if state.st_uid != os.geteuid() or stat.S_ISLNK(state.st_mode) or kept or mode & stat.S_IRWXU == stat.S_IRWXU:
+        os.close(descriptor)
+        return
+    lent.append((descriptor, mode))
+    os.chmod(files.proc_path(descriptor), mode | stat.S_IRWXU)
 
 
 # -- who waits for a disk: the thread that answers requests, or another one --------------------------------------------

@@ -11,7 +11,15 @@ import os
 import stat
 
 from unionfs import errors, ondisk
-from unionfs.layers.layer import DT_CHR, DT_REG, DescriptorCache, Dir, Layer, pace_of_writing_out
+from unionfs.layers.layer import (
+    DT_CHR,
+    DT_REG,
+    DescriptorCache,
+    Dir,
+    Layer,
+    pace_of_writing_out,
+    with_owners_rights,
+)
 from unionfs.syscalls import files
 
 TYPE_CHECKING = False
@@ -129,8 +137,14 @@ class WritableLayer(Layer):
 
         Raises OSError.
         """
+        work = self.work
         try:
-            files.renameat2(self.work, staged, directory, name, flags)
+            with_owners_rights(
+                lambda: files.renameat2(work, staged, directory, name, flags),
+                (directory, b""),
+                (directory, name),
+                (work, staged),
+            )
         except OSError as error:
             if flags != files.RENAME_NOREPLACE or error.errno not in (errno.EINVAL, errno.ENOSYS):
                 raise
@@ -240,11 +254,14 @@ class WritableLayer(Layer):
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
             staged = self.staging_name()
-            files.renameat2(directory, name, self.work, staged)
+            with_owners_rights(lambda: files.renameat2(directory, name, self.work, staged), (directory, name))
             self.discard(staged)
 
     def remove_whiteouts(self, part: Dir) -> None:
         """Take all whiteouts out of a directory of this layer: an opaque one must hold none. Raises OSError."""
+        with_owners_rights(lambda: self._remove_whiteouts(part), (part.descriptor(), b""))
+
+    def _remove_whiteouts(self, part: Dir) -> None:
         directory = part.descriptor()
         before = os.stat(directory)
         for name, kind, _ino in list(part.entries()):
@@ -273,6 +290,9 @@ class WritableLayer(Layer):
 
     def mark_opaque(self, directory: int, name: bytes) -> None:
         """Make the directory ``name`` hide all lower ones of its name. Raises OSError."""
+        with_owners_rights(lambda: self._hide_lower(directory, name), (directory, name))
+
+    def _hide_lower(self, directory: int, name: bytes) -> None:
         inner = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
         try:
             before = os.stat(inner)
@@ -298,8 +318,9 @@ class WritableLayer(Layer):
         attribute = self.dialect.attribute(marker)
         if attribute is None:
             return False
+        path = files.proc_path(directory) + b"/" + name
         try:
-            os.setxattr(files.proc_path(directory) + b"/" + name, attribute, value, follow_symlinks=False)
+            with_owners_rights(lambda: os.setxattr(path, attribute, value, follow_symlinks=False), (directory, name))
         except PermissionError:
             if marker not in _HINTS:
                 raise

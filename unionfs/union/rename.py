@@ -10,6 +10,7 @@ import errno
 import os
 
 from unionfs import ondisk
+from unionfs.layers.layer import with_owners_rights
 from unionfs.policy import Move, move
 from unionfs.syscalls import files
 from unionfs.union import inode_flags
@@ -154,7 +155,7 @@ class Renames:
         """Empty a directory that may hold whiteouts, so that it can be renamed over, while it goes on hiding lower
         ones.
         """
-        if next(directory.entries(), None) is None:
+        if with_owners_rights(lambda: next(directory.entries(), None), (directory.descriptor(), b"")) is None:
             return
         if self.upper.dialect.device_whiteouts:
             self._clear_at_once(parent, directory)

@@ -11,7 +11,7 @@ import os
 import stat
 
 from unionfs import ondisk
-from unionfs.layers.layer import DT_DIR, Dir, Layer, read_marks
+from unionfs.layers.layer import DT_DIR, Dir, Layer, read_marks, with_owners_rights
 from unionfs.syscalls import process
 from unionfs.union import handles, metacopy, pieces
 from unionfs.union.inode_flags import forbidding, refuse
@@ -165,7 +165,7 @@ class View:
         part = Dir(place.layer, place, name)
         if place.layer is self.upper:
             node.upper = part
-            lowers = node.lowers = self._below_upper(node)
+            lowers = self.enter(node)
             if lowers:
                 node.ino = self.ino(pieces.stat_directory(lowers[0]))
         else:
@@ -225,7 +225,7 @@ class View:
 
         If only its attributes were copied, the lower layers have its data. Return its ``overlay.origin``.
         """
-        marks = read_marks(self.proc_path(node))
+        marks = with_owners_rights(lambda: read_marks(self.proc_path(node)), self.place(node))
         if marks.metacopy:
             metacopy.note(self, node, marks)
         node.protection = marks.protection
@@ -262,7 +262,7 @@ class View:
 
     def _merge(self, node: DirNode) -> tuple[Dir, ...]:
         if node.upper is not None:
-            return self._below_upper(node)
+            return with_owners_rights(lambda: self._below_upper(node), self.place(node))
         assert node.parent is not None
         return self._stack(self._candidates(node.parent, node.name), self.enter(node.parent))
 
@@ -388,11 +388,10 @@ class View:
     def is_empty(self, node: DirNode) -> bool:
         """Tell whether a directory shows no name, whatever whiteouts it holds. Raises OSError.
 
-        Who removes all that is in it has listed it before.
+        Who removes all that is in it has listed it before; nobody need be allowed to read it.
         """
-        if node.listing is not None:
-            return self.listing(node).is_empty()
-        return next(self.names(node), None) is None
+        own = () if node.upper is None else (self.place(node),)
+        return with_owners_rights(lambda: self.listing(node).is_empty(), *own)
 
     # -- attributes --------------------------------------------------------------------------------------------------
 
