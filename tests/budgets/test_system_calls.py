@@ -241,7 +241,7 @@ _PASSTHROUGH: dict[str, str] = {
     "unlink a lower file": "4: link mknod stat*6",
     "unlink a copied file": "3: close link open rename stat*2",
     "create over a deletion": "4: chown close ioctl*2 open*2 rename stat*6",
-    "remove a directory": "3: close*2 getdents*2 listxattr open*3 stat unlink",
+    "remove a directory": "3: close*3 getdents*2 listxattr open*3 stat unlink",
     "remove a lower directory": "2: link stat",
 }
 #: Where they are files beside, and there are no attributes to mark copies with: their new inode numbers are remembered.
@@ -344,7 +344,7 @@ _FUSEPY: dict[str, str] = {
     "unlink a lower file": "5: link mknod stat*8",
     "unlink a copied file": "4: link rename stat*4",
     "create over a deletion": "6: chown close open*2 rename stat*10",
-    "remove a directory": "4: close getdents*2 listxattr open*2 stat*3 unlink",
+    "remove a directory": "4: close*2 getdents*2 listxattr open*2 stat*3 unlink",
     "remove a lower directory": "3: close getdents*2 link open stat*3",
 }
 #: Where file handles hold over mounts: the real handle of each file that is met.

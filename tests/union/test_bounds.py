@@ -43,6 +43,12 @@ def open_descriptors() -> int:
     return len(os.listdir("/proc/self/fd"))
 
 
+def removed_but_open() -> list[str]:
+    """Return the paths of directories that are held open although they are gone."""
+    opened = [f"/proc/self/fd/{number}" for number in os.listdir("/proc/self/fd")]
+    return [os.readlink(path) for path in opened if os.path.isdir(path) and os.stat(path).st_nlink == 0]
+
+
 @pytest.mark.usefixtures("forgetful")
 def test_changes_of_many_directories(wide: Layers) -> None:
     """Side by side, each changed, and more of them than may be open at once."""
@@ -92,6 +98,21 @@ def test_changing_everything(wide: Layers, dialect: object) -> None:
         assert known(union) <= FEW + 20
         assert sum(len(names) for _, _, names in union.walk("/")) == 30 * 11
     assert open_descriptors() == before
+
+
+def test_removed_directories_are_closed(wide: Layers) -> None:
+    """Whatever room their names take on the disk is free again."""
+    with wide.union() as union:
+        union.makedirs("new/deep")
+        union.touch("new/deep/file")
+        union.write_text("d1/deep/e/f", "copied up")
+        union.makedirs("other")
+        union.rename("other", "new/deep/replaced")
+        union.mkdir("new/deep/other")
+        union.rename("new/deep/other", "new/deep/replaced")
+        for directory in ("new", "d1"):
+            union.rmtree(directory)
+        assert removed_but_open() == []
 
 
 @pytest.mark.usefixtures("forgetful")

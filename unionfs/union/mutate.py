@@ -398,7 +398,7 @@ class Mutations:
             parent.listing.remove(name)
         others = self.view.nodes.drop_name(node, parent, name)
         if isinstance(node, DirNode):
-            node.upper, node.lowers, node.table, node.listing = None, (), None, None
+            node.leave_layers()
             return
         self.index.name_gone(node, in_upper=in_upper)
         if not others and node.links is not None and node.descriptor >= 0 and not os.stat(node.descriptor).st_nlink:

@@ -168,6 +168,15 @@ class DirNode:
         """Whether the writable layer has the attributes of this directory."""
         return self.upper is not None
 
+    def leave_layers(self) -> None:
+        """Let go of the parts in the layers, which have the directory no longer.
+
+        One that is open would take room on the disk until the cache of descriptors has no place for it.
+        """
+        if self.upper is not None:
+            self.upper.close()
+        self.upper, self.lowers, self.table, self.listing = None, (), None, None
+
     def path(self) -> bytes:
         """Return the absolute path in the merged tree, as it is now."""
         return _path(self)
