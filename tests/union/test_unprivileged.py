@@ -225,3 +225,16 @@ def test_a_directory_without_rights_is_removed_and_replaced(locked: Path, name: 
         assert check(upper, None, [os.fsencode(locked / "lower")]) == []
 
     as_nobody(work)
+
+
+def test_a_directory_that_may_be_read_but_not_searched(place: Path) -> None:
+    """Its owner sees its names, and no more than these."""
+
+    def work() -> None:
+        with unionfs.Union(lower=place / "lower", upper=place / "theirs" / "upper") as union:
+            union.mkdir("own")
+            union.touch("own/file")
+            union.chmod("own", 0o600)
+            assert union.listdir("own") == ["file"]
+
+    as_nobody(work)

@@ -267,8 +267,8 @@ class Layer:
         """Open a directory once more, to read its entries from the start. Raises OSError."""
         try:
             return os.open(b".", _DIRECTORY | self.noatime, dir_fd=directory)
-        except PermissionError:
-            return os.open(b".", _DIRECTORY, dir_fd=directory)
+        except PermissionError:  # EPERM: no O_NOATIME here; EACCES: "." may not be looked up, mode 0600
+            return os.open(files.proc_path(directory), _DIRECTORY & ~os.O_NOFOLLOW)
 
     def close(self) -> None:
         """Close the layer's root; the cache closes the rest."""
