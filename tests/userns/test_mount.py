@@ -78,6 +78,46 @@ def test_a_whole_life(alone: Person, way: tuple[tuple[str, ...], int, str, str])
     assert (alone.home / "upper/new").stat().st_uid == ID
 
 
+MODES = """
+import os
+for name in ("one", "two"):
+    open(name, "a").write("old")
+    os.chmod(name, 0o444)
+    reader = os.open(name, os.O_RDONLY)
+    os.chmod(name, 0o644)
+    writer = os.open(name, os.O_WRONLY)
+    os.write(writer, b"N")
+    print(os.pread(reader, 9, 0).decode())
+    os.close(reader); os.close(writer)
+    os.chmod(name, 0o200)
+    writer = os.open(name, os.O_WRONLY)
+    os.chmod(name, 0)
+    os.write(writer, b"W")
+    os.close(writer)
+    print(oct(os.stat(name).st_mode & 0o777))
+    os.chmod(name, 0o444)
+    print(open(name).read())
+    before = os.stat(name)
+    open(name).close()
+    print(os.stat(name) == before)
+"""
+
+
+def test_modes_forbid_the_owner_what_they_say_and_no_more(alone: Person, way: tuple[tuple[str, ...], int, str]) -> None:
+    """Who opened a file to read that may not be written binds nobody who opens it later; nor is the file changed."""
+    one, *_ = alone.make("one", "upper", "work", "point")
+    (one / "one").write_text("lower")
+    (alone.home / "modes.py").write_text(MODES)
+    alone.own(one / "one")
+    script = """
+        unionmount -o lowerdir=one,upperdir=upper,workdir=work point
+        (cd point; python3 ../modes.py)
+        unionmount umount point
+    """
+    shown = ["Nowerold", "0o0", "Wowerold", "True", "Nld", "0o0", "Wld", "True"]
+    assert run(alone, way[0], script) == shown
+
+
 def test_reading_a_lower_file_leaves_its_access_time(alone: Person, way: tuple[tuple[str, ...], int, str]) -> None:
     """Also another's file, as far as the kernel lets us: it can be read at least."""
     fill(alone)

@@ -13,7 +13,7 @@ import os
 import stat
 
 from unionfs.fuse.wire import abi
-from unionfs.layers.layer import pace_of_reads
+from unionfs.layers.layer import pace_of_reads, with_owners_rights
 from unionfs.syscalls import process
 from unionfs.union.inode_flags import forbidding
 from unionfs.union.nodes import Node
@@ -55,12 +55,14 @@ class OpenFile:
 
     ``descriptor`` is -1 until the first use of a lower file that was opened to be read: most of those are read from the
     kernel's cache. ``backing_id`` is 0 when data goes through that cache. ``mappable`` counts the handles whose
-    mappings may be written to. ``restricted`` says that the file's flags may forbid some ways to open it.
+    mappings may be written to. ``restricted`` says that the file's flags or its mode may forbid some ways to open it,
+    ``access`` what they let the descriptor do (O_RDONLY or O_RDWR, perhaps with O_APPEND).
     """
 
-    __slots__ = ("backing_id", "count", "descriptor", "in_upper", "mappable", "restricted")
+    __slots__ = ("access", "backing_id", "count", "descriptor", "in_upper", "mappable", "restricted")
 
     def __init__(self, descriptor: int, *, in_upper: bool) -> None:
+        self.access = os.O_RDWR
         self.descriptor = descriptor
         self.in_upper = in_upper
         self.backing_id = 0
@@ -139,15 +141,21 @@ class RealFiles:
     def _open(self, node: Node) -> int:
         return self._open_widely(node)[0]
 
-    def _open_widely(self, node: Node) -> tuple[int, bool]:
-        """Open for as much as can be had; tell whether that is less than it might be."""
-        for flags in (os.O_RDWR, os.O_RDWR | os.O_APPEND) if node.in_upper else ():
+    def _open_widely(self, node: Node) -> tuple[int, int]:
+        """Open for as much as can be had; tell what that is.
+
+        A file that its owner may only write to is served as any other: the kernel has seen to who may do what.
+        """
+        if not node.in_upper:
+            return self.view.open(node, os.O_RDONLY), os.O_RDONLY
+        for access in (os.O_RDWR, os.O_RDWR | os.O_APPEND, os.O_RDONLY):
             try:
-                return self.view.open(node, flags), flags != os.O_RDWR
+                return self.view.open(node, access), access
             except OSError as error:
                 if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ETXTBSY):
                     raise
-        return self.view.open(node, os.O_RDONLY), node.in_upper
+        own = (node.descriptor, b"") if node.descriptor >= 0 else self.view.place(node)
+        return with_owners_rights(lambda: self.view.open(node, os.O_RDWR), own), os.O_RDWR
 
 
 class OpenFiles(RealFiles):
@@ -171,6 +179,8 @@ class OpenFiles(RealFiles):
             opened = self._enter(node, -1) if later else self._open_first(node, flags)
         elif opened.restricted and _is_writing(flags):
             self._try(node, flags)
+            if not opened.access & os.O_ACCMODE:
+                self._renew(node, opened)
         return self._count(opened, flags)
 
     def adopt(self, node: Node, descriptor: int, state: os.stat_result, flags: int) -> tuple[int, int]:
@@ -202,9 +212,7 @@ class OpenFiles(RealFiles):
         assert isinstance(opened, OpenFile)
         if opened.in_upper is not node.in_upper:
             if opened.descriptor >= 0:
-                fresh = self._open(node)
-                os.dup2(fresh, opened.descriptor, inheritable=False)  # a read under way goes on with the old file
-                os.close(fresh)
+                self._renew(node, opened)
             opened.in_upper = node.in_upper
         return opened
 
@@ -275,7 +283,8 @@ class OpenFiles(RealFiles):
 
     def _open_first(self, node: Node, flags: int) -> OpenFile:
         """Open the real file, which must allow what ``flags`` ask for: it may be immutable, or only appended to."""
-        descriptor, restricted = self._open_widely(node)
+        descriptor, access = self._open_widely(node)
+        restricted = node.in_upper and access != os.O_RDWR
         if restricted and _is_writing(flags):
             try:
                 self._try(node, flags)
@@ -283,8 +292,14 @@ class OpenFiles(RealFiles):
                 os.close(descriptor)
                 raise
         opened = self._enter(node, descriptor)
-        opened.restricted = restricted
+        opened.access, opened.restricted = access, restricted
         return opened
+
+    def _renew(self, node: Node, opened: OpenFile) -> None:
+        """Let the descriptor stand for the file as it is now. Raises OSError."""
+        fresh, opened.access = self._open_widely(node)
+        os.dup2(fresh, opened.descriptor, inheritable=False)  # a read under way goes on with the old file
+        os.close(fresh)
 
     def _enter(self, node: Node, descriptor: int, state: os.stat_result | None = None) -> OpenFile:
         opened = OpenFile(descriptor, in_upper=node.in_upper)

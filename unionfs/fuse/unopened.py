@@ -81,9 +81,9 @@ class UnopenedFiles(RealFiles):
     # -- parts -------------------------------------------------------------------------------------------------------
 
     def _reopen(self, node: Node) -> OpenFile:
-        descriptor, restricted = self._open_widely(node)
+        descriptor, access = self._open_widely(node)
         opened = OpenFile(descriptor, in_upper=node.in_upper)
-        opened.restricted = restricted
+        opened.restricted = node.in_upper and access != os.O_RDWR
         self._keep(node, opened)
         return opened
 
