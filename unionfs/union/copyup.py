@@ -276,12 +276,7 @@ class CopyUp:
         try:
             if job.error is not None:
                 raise job.error
-            if node.parent is None:
-                node.descriptor = os.dup(job.target)
-                self.upper.discard(job.staged)
-                self._settle(node)
-            else:
-                self._place(node, job.staged, job.state, job.flags)
+            self._place(node, job.staged, job.state, job.flags)
         except OSError:
             self.upper.discard(job.staged)
             raise
@@ -402,11 +397,16 @@ class CopyUp:
     # -- publishing --------------------------------------------------------------------------------------------------
 
     def _place(self, node: Node, staged: bytes, state: os.stat_result, flags: int = 0) -> None:
-        """Put the staged copy where ``node`` stands, through the index if the lower file has several names.
+        """Put the staged copy where ``node`` stands, through the index if the lower file has several names; one that
+        stands nowhere any longer is kept open.
 
         Once it is in the index, that is where the file is, though the name may fail to follow.
         """
-        assert node.parent is not None
+        if node.parent is None:
+            node.descriptor = os.open(staged, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self.upper.work)
+            self._settle(node)
+            self.upper.discard(staged)
+            return
         place = self.directory(node.parent).descriptor()
         self._protect(node, staged, flags)
         self._mark_origin(node, staged)

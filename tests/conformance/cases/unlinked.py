@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 
 from ..calls import append, listing, mapped, name_it, opened, refused
 from ..table import Place, case, libfuse2
-from ..trees import file, folder
+from ..trees import file, folder, node
 
 NO_TMPFILE = libfuse2("knows no O_TMPFILE")
 ONE = {"f": file(b"0123456789"), "d": folder()}
@@ -65,6 +66,14 @@ def an_unlinked_file_opened_for_reading_changes_its_metadata(at: Place) -> None:
         os.unlink(at.path / "f")
         os.fchmod(f, 0o604)
         assert os.fstat(f).st_mode & 0o7777 == 0o604
+
+
+@case("posix", {"p": node(stat.S_IFIFO)}, deviates=libfuse2("has no path of it"))
+def an_unlinked_fifo_changes_its_metadata(at: Place) -> None:
+    with opened(at.path / "p", os.O_RDWR) as p:
+        os.unlink(at.path / "p")
+        os.fchmod(p, 0o604)
+        assert os.fstat(p).st_mode & 0o7777 == 0o604
 
 
 @case("basic", ONE)
