@@ -356,6 +356,7 @@ _EXPORTED: dict[str, str] = {
     "open and read a lower file": "3: close handle listxattr open preadv2 stat*4",
     "open, sync": "4: cachestat close*2 fcntl handle ioctl*2 open stat*2 sync",
     "compare the attributes of a lower file": "3: handle listxattr stat*3",
+    "show a lower file as `ls -l` does": "3: handle listxattr stat*3",
     "copy up to write": "4: chmod close*3 copy handle*2 ioctl*3 listxattr*3 open*3 rename setxattr stat*7 sync "
     "utimens*2",
     "copy up to truncate": "3: chmod close*3 handle*2 ioctl listxattr*3 open*3 rename setxattr stat*7 truncate "

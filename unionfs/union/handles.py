@@ -24,7 +24,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from unionfs.layers.layer import Layer
     from unionfs.union.view import View
 
 Place = tuple[int, bytes]
@@ -34,13 +33,14 @@ _GENERATIONS = 2147483629
 """How many there are: a prime below 2^31, so that handles which differ in few bits have different ones."""
 
 
-def check(layers: Iterable[Layer]) -> None:
-    """See whether the files of all layers have handles. Raises LayerError."""
-    for layer in layers:
+def export(view: View) -> None:
+    """Let handles hold over mounts, which takes layers whose files have handles. Raises LayerError."""
+    for layer in view.lowers if view.upper is None else [view.upper, *view.lowers]:
         try:
             files.file_handle(layer.root.fd, b"")
         except OSError as error:
             raise errors.NoFileHandles(path=layer.path, reason=error.strerror) from None
+    view.nodes.exported = True
 
 
 def attach(view: View, node: AnyNode, origin: bytes | None = None) -> None:

@@ -142,9 +142,6 @@ def open_stack(config: Config, *, own_process: bool = True) -> Stack:
         cache = DescriptorCache(_descriptor_budget(own_process=own_process))
         upper, base = open_writable(config, opened, cache) if config.upper is not None else (None, -1)
         lowers = _open_lowers(config, opened, cache)
-        if config.nfs_export:
-            shown = lowers[: len(config.lowers)]
-            handles.check(shown if upper is None else [upper, *shown])
         hidden = [] if upper is None else [os.fstat(descriptor) for descriptor in (upper.root.fd, base)]
         stack = Stack(config, _view(config, lowers, upper, cache, hidden), upper, base)
         if upper is not None and config.volatile:
@@ -180,17 +177,16 @@ def open_to_read(config: Config) -> View:
 def _view(
     config: Config, layers: list[Layer], upper: Layer | None, cache: DescriptorCache, hidden: list[os.stat_result]
 ) -> View:
-    """Return the view of the opened ``layers``, the data-only ones last, in none of which the
-    ``hidden`` places show.
-    """
+    """Return the view of ``layers``, the data-only ones last, in none of which the ``hidden`` places show."""
     places = frozenset(map(_identity, hidden))
     for layer in layers:
         layer.hidden = places
     count = len(config.lowers)
     view = _new_view(config, layers[:count], upper, cache)
-    view.nodes.exported = config.nfs_export
     view.data_layers = layers[count:]
     view.counts_subdirectories = config.offers.subdirectories
+    if config.nfs_export:
+        handles.export(view)
     return view
 
 
@@ -250,8 +246,7 @@ def open_directory(path: bytes) -> int:
 
 def _open_lowers(config: Config, opened: list[int], cache: DescriptorCache) -> list[Layer]:
     """Open the lower layers, and below them the data-only ones."""
-    paths = config.lowers + config.data_layers
-    return [_open_lower(path, index + 1, opened, cache) for index, path in enumerate(paths)]
+    return [_open_lower(path, index, opened, cache) for index, path in enumerate(config.lowers + config.data_layers, 1)]
 
 
 def _open_lower(path: bytes, index: int, opened: list[int], cache: DescriptorCache) -> Layer:
