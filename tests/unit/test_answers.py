@@ -12,6 +12,7 @@ from unionfs.fuse.dispatch import Dispatcher
 from unionfs.fuse.wire import abi
 from unionfs.fuse.wire.requests import Request
 from unionfs.union.stack import Config, open_stack
+from unionfs.union.view import View
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -45,6 +46,23 @@ def test_an_answer_that_is_not_taken_is_reported_and_ends_nothing(stack: Stack) 
         os.close(writing)
     assert server.errors == len(told) == 1
     assert "Bad file descriptor" in told[0]
+
+
+def test_who_may_read_a_directory_and_not_search_it_sees_its_names(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dispatcher = Dispatcher(stack)
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "no")
+
+    monkeypatch.setattr(View, "lookup", refuse)
+    dispatcher.lookers.add(1)
+    request = Request(abi.READDIRPLUS, 1, 1, 0, 0, 1, args=(0, 0, 4096, 0, 0, 0), names=(), data=None)
+    reply = dispatcher.handle(request)
+    assert isinstance(reply, bytes)
+    assert abi.OUT_HEADER.unpack_from(reply)[1] == 0
+    assert LOOKUP_NAME in reply
 
 
 def test_an_open_that_fails_late_leaves_nothing_open(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:

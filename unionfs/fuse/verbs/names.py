@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 _NONE: frozenset[int] = frozenset()
 _DIRECTORIES = frozenset((DT_DIR,))
 _ALL = frozenset(range(16))  # types of readdir(3)
+_UNKNOWN_INO = 0xFFFFFFFF  # as libfuse has it: 0 would be no name at all
 
 
 class NameVerbs(Verbs):
@@ -128,7 +129,11 @@ class NameVerbs(Verbs):
                     return False
             if row < len(names) and names[row]:
                 add = self._add_found if told else self._add_numbered
-                if not add(buffer, node, names[row], kinds[row], first + row):
+                try:
+                    fits = add(buffer, node, names[row], kinds[row], first + row)
+                except PermissionError:  # who may read a directory and not search it, as of mode 0600, sees its names
+                    fits = self._add_name(buffer, names[row], kinds[row], inos[row] or _UNKNOWN_INO, first + row)
+                if not fits:
                     return False
             start = row + 1
         return True
