@@ -29,7 +29,7 @@ def test_death_by_a_signal(sandbox: Sandbox, number: int) -> None:
     [
         ("no-such-command", 127, "no-such-command: command not found in the stack"),
         ("/no/such/command", 127, "/no/such/command: command not found in the stack"),
-        ("", 127, ": command not found in the stack"),
+        ("", 127, "'': command not found in the stack"),
         ("/etc/passwd", 126, "/etc/passwd: cannot be executed (Permission denied)"),
         ("/etc", 126, "/etc: cannot be executed (Permission denied)"),
     ],

@@ -43,10 +43,10 @@ def open_descriptors() -> int:
     return len(os.listdir("/proc/self/fd"))
 
 
-def removed_but_open() -> list[str]:
-    """Return the paths of directories that are held open although they are gone."""
+def removed_but_open() -> dict[str, str]:
+    """Return the directories that are held open although they are gone: descriptors and paths."""
     opened = [f"/proc/self/fd/{number}" for number in os.listdir("/proc/self/fd")]
-    return [os.readlink(path) for path in opened if os.path.isdir(path) and os.stat(path).st_nlink == 0]
+    return {path: os.readlink(path) for path in opened if os.path.isdir(path) and os.stat(path).st_nlink == 0}
 
 
 @pytest.mark.usefixtures("forgetful")
@@ -102,6 +102,7 @@ def test_changing_everything(wide: Layers, dialect: object) -> None:
 
 def test_removed_directories_are_closed(wide: Layers) -> None:
     """Whatever room their names take on the disk is free again."""
+    before = removed_but_open()
     with wide.union() as union:
         union.makedirs("new/deep")
         union.touch("new/deep/file")
@@ -112,7 +113,7 @@ def test_removed_directories_are_closed(wide: Layers) -> None:
         union.rename("new/deep/other", "new/deep/replaced")
         for directory in ("new", "d1"):
             union.rmtree(directory)
-        assert removed_but_open() == []
+        assert removed_but_open() == before
 
 
 @pytest.mark.usefixtures("forgetful")
