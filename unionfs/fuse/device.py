@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 _BUFFER_BYTES = MAX_WRITE_BYTES + 8192
 _WORKERS = 4
 _ROUND = 16  # requests between two looks at what workers have done and at how many descriptors are open
-_SPIN_NS = 100_000
+_SPIN_NS = 30_000
 _LULL_MS = 2  # without a request: then a burst is over
 #: Errors of read(2) on the device that mean "go on": see fuse_dev_do_read in fs/fuse/dev.c.
 _AGAIN = (errno.EINTR, errno.ENOENT, errno.EAGAIN)

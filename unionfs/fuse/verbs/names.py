@@ -118,9 +118,13 @@ class NameVerbs(Verbs):
     def _add_run(self, buffer: replies.DirentBuffer, node: DirNode, run: Run, told: frozenset[int]) -> bool:
         """Add rows of a listing, with attributes those whose types are in ``told``; False if not all of them fit."""
         first, names, kinds, inos = run
-        shown = kinds.translate(self.kinds)
+        shown, known = kinds.translate(self.kinds), node.children
         rows = enumerate(zip(names, kinds, inos, strict=True))
-        apart = [row for row, (name, kind, ino) in rows if kind in told or not ino or not name]
+        apart = [
+            row
+            for row, (name, kind, ino) in rows
+            if not ino or not name or (kind in told and (name not in known or not _is_settled(known[name])))
+        ]
         start = 0
         for row in (*apart, len(names)):
             if row > start:
@@ -152,13 +156,9 @@ class NameVerbs(Verbs):
         return buffer.extend((name,), (self.kinds[kind],), (ino,), offset_after(position))
 
     def _add_found(self, buffer: replies.DirentBuffer, parent: DirNode, name: bytes, kind: int, position: int) -> bool:
-        """Add a name as a lookup finds it; False if it does not fit.
-
-        What the kernel has looked up already, and nobody can have changed since, it is not told once more: several
-        processes that go through a tree at once all ask for everything.
-        """
+        """Add a name as a lookup finds it; False if it does not fit."""
         known = parent.children.get(name)
-        if known is not None and known.lookups > 0 and not known.owned:
+        if known is not None and _is_settled(known):
             return self._add_name(buffer, name, kind, known.ino, position)
         found = self.view.lookup(parent, name)
         if found is None:
@@ -172,3 +172,11 @@ class NameVerbs(Verbs):
     def _kind(self, node: AnyNode, state: os.stat_result) -> int:
         """Return the DT_* type of a file."""
         return state.st_mode >> 12
+
+
+def _is_settled(node: AnyNode) -> bool:
+    """Tell whether the kernel has looked a file up already, and nobody can have changed it since.
+
+    Then it is not told once more: several processes that go through a tree at once all ask for everything.
+    """
+    return node.lookups > 0 and not node.owned
