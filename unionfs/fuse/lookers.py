@@ -25,7 +25,7 @@ class Lookers:
         self._looking: set[int] = set()
 
     def __contains__(self, thread: int) -> bool:
-        return self._group(thread) in self._looking
+        return bool(self._looking) and self._group(thread) in self._looking
 
     def add(self, thread: int) -> None:
         """Take note that ``thread`` looks at files."""
