@@ -33,7 +33,8 @@ def status(**changes: int) -> os.stat_result:
         "st_rdev": 0,
     } | changes
     seconds = (given[f"st_{which}_ns"] // 10**9 for which in ("atime", "mtime", "ctime"))
-    return os.stat_result((given["st_mode"], 0, 0, 0, 0, 0, given["st_size"], *seconds), given)
+    mode, size = given.pop("st_mode"), given.pop("st_size")
+    return os.stat_result((mode, 0, 0, 0, 0, 0, size, *seconds), given)
 
 
 def fields(layout: struct.Struct, payload: bytes, offset: int = 0) -> dict[str, int]:
