@@ -241,7 +241,7 @@ def decode_request(value: bytes, count: int) -> tuple[list[int], bytes]:
 _ACL_HEAD = Struct("<I")  # struct posix_acl_xattr_header and _entry of include/uapi/linux/posix_acl_xattr.h
 _ACL_ENTRY = Struct("<HHI")
 _ACL_VERSION = 2
-_ACL_USER, _ACL_GROUP = 0x02, 0x08
+_ACL_USER, _ACL_GROUP_OBJ, _ACL_GROUP, _ACL_MASK = 0x02, 0x04, 0x08, 0x10
 _NO_ID = 2**32 - 1
 
 ACLS = (b"system.posix_acl_access", b"system.posix_acl_default")
@@ -264,6 +264,15 @@ def map_acl(value: bytes, map_uid: Callable[[int], int | None], map_gid: Callabl
         if mapped is not None:
             kept.append(_ACL_ENTRY.pack(tag, permissions, mapped))
     return b"".join(kept)
+
+
+def group_of_acl(value: bytes) -> int:
+    """Return what a POSIX ACL lets the owning group do, as the last three bits of a mode: what its entry and the mask
+    both say (acl(5)).
+    """
+    entries = _ACL_ENTRY.iter_unpack(value[_ACL_HEAD.size :])
+    found: dict[int, int] = {tag: permissions for tag, permissions, _number in entries}
+    return found.get(_ACL_GROUP_OBJ, 0) & found.get(_ACL_MASK, 7)
 
 
 def store_attribute(name: bytes) -> bytes:

@@ -14,15 +14,17 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import unionfs
+from tests.conformance.cases.xattrs import acl
+from tests.support.probes import requires
 from unionfs import errors, ondisk
 from unionfs.layers.writable import WritableLayer
-from unionfs.syscalls import files
+from unionfs.syscalls import files, mounts
 from unionfs.union.stack import Config, open_stack
 
 from .expect import fails
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from tests.union.conftest import Layers
@@ -601,3 +603,32 @@ def test_unions_of_several_threads_do_not_mix(tmp_path: Path, monkeypatch: pytes
     with unionfs.Union(lower=[tmp_path / "one"]) as one, unionfs.Union(lower=[tmp_path / "other"]) as other:
         monkeypatch.setattr(files, "_syscall", crossed)
         assert set(one.listdir()) == names["one"]
+
+
+@pytest.fixture
+def plain_upper(tmp_path: Path) -> Iterator[Path]:
+    """A file system that has modes, and no attributes of any kind: ramfs."""
+    place = tmp_path / "plain"
+    place.mkdir()
+    mounts.mount(b"ramfs", os.fsencode(place), b"ramfs")
+    try:
+        (place / "upper").mkdir()
+        yield place / "upper"
+    finally:
+        mounts.unmount(os.fsencode(place), mounts.MNT_DETACH)
+
+
+@requires("root")
+def test_a_copy_without_its_acl_gives_the_group_no_more(tmp_path: Path, plain_upper: Path) -> None:
+    """The bits of the group are those of the mask where there is an ACL, acl(5)."""
+    lower = tmp_path / "lower"
+    (lower / "directory").mkdir(parents=True)
+    (lower / "file").touch()
+    os.mkfifo(lower / "fifo")
+    for name in ("file", "directory", "fifo"):
+        os.setxattr(lower / name, "system.posix_acl_access", acl("u:7", "user:1000:7", "g:4", "m:7", "o:1"))
+        assert stat.S_IMODE((lower / name).stat().st_mode) == 0o771
+    with unionfs.Union(lower=lower, upper=plain_upper) as union:
+        for name in ("file", "directory", "fifo"):
+            union.utime(name, ns=(1, 1))
+            assert stat.S_IMODE(union.stat(name).st_mode) == 0o741

@@ -171,6 +171,18 @@ def test_an_acl_s_users_and_groups_are_mapped_and_strangers_left_out() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("entries", "group"),
+    [
+        ([(OWNER, 6, NO_ID), (GROUP, 4, NO_ID), (OTHER, 0, NO_ID)], 4),
+        ([(OWNER, 6, NO_ID), (USER, 7, 3), (GROUP, 0, NO_ID), (MASK, 6, NO_ID), (OTHER, 0, NO_ID)], 0),
+        ([(OWNER, 6, NO_ID), (GROUP, 7, NO_ID), (NAMED, 7, 4), (MASK, 5, NO_ID), (OTHER, 7, NO_ID)], 5),
+    ],
+)
+def test_what_the_owning_group_may_do(entries: list[tuple[int, int, int]], group: int) -> None:
+    assert idmap.group_of_acl(acl(*entries)) == group
+
+
 @given(st.binary(max_size=60))
 def test_what_is_no_acl_stays(value: bytes) -> None:
     if value[:4] != b"\2\0\0\0" or (len(value) - 4) % 8:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 
 from unionfs import ondisk
 from unionfs.syscalls import files
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 _CHUNK_BYTES = 8 << 20
 _PUNCH_HOLE = 3  # FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, fallocate(2)
 CAPABILITY = "security.capability"
+_ACL = "system.posix_acl_access"
 _WITHOUT_SET_ID = 0o1777
 _UNSUPPORTED = (errno.EOPNOTSUPP, errno.EPERM, errno.EACCES, errno.EINVAL)
 _NO_REFLINK = (errno.EOPNOTSUPP, errno.EXDEV, errno.EINVAL, errno.ENOTTY, errno.ENOSYS, errno.EPERM, errno.EBADF)
@@ -93,20 +95,45 @@ def free(target: int, size: int) -> None:
         pass
 
 
-def copy_attributes(source: int | bytes, target: int | bytes) -> bool:
-    """Copy the extended attributes (ACLs are among them) that do not belong to a layer's format; tell whether file
-    capabilities are among them. Raises OSError.
+def copy_attributes(source: int | bytes, target: int | bytes) -> list[str]:
+    """Copy the extended attributes (ACLs are among them) that do not belong to a layer's format; return their names,
+    for :func:`amend`. Raises OSError.
     """
     try:
         names = os.listxattr(source, follow_symlinks=isinstance(source, int))
     except OSError as error:
         if error.errno in _UNSUPPORTED:
+            return []
+        raise
+    copied = [name for name in names if not ondisk.is_private_attribute(os.fsencode(name))]
+    for name in copied:
+        copy_attribute(source, target, name)
+    return copied
+
+
+def amend(source: int | bytes, target: int | bytes, names: list[str]) -> None:
+    """Put right what owner and mode alone do not carry over, ``names`` being the attributes of ``source``.
+
+    chown(2) has taken file capabilities away. And where ``target`` can have no ACL, the bits of its group are those
+    of the ACL's mask, which may be more than the owning group had (acl(5)). Raises OSError.
+    """
+    if CAPABILITY in names:
+        copy_attribute(source, target, CAPABILITY)
+    if _ACL not in names or _has_acl(target):
+        return
+    from unionfs.idmap import group_of_acl  # not needed by most
+
+    group = group_of_acl(os.getxattr(source, _ACL, follow_symlinks=isinstance(source, int)))
+    os.chmod(target, stat.S_IMODE(os.stat(target).st_mode) & (0o7707 | group << 3))
+
+
+def _has_acl(target: int | bytes) -> bool:
+    try:
+        return bool(os.getxattr(target, _ACL, follow_symlinks=isinstance(target, int)))
+    except OSError as error:
+        if error.errno in (*_UNSUPPORTED, errno.ENODATA):
             return False
         raise
-    for name in names:
-        if not ondisk.is_private_attribute(os.fsencode(name)):
-            copy_attribute(source, target, name)
-    return CAPABILITY in names
 
 
 def copy_attribute(source: int | bytes, target: int | bytes, name: str) -> None:
@@ -152,7 +179,8 @@ def copy_metadata(source: int, directory: int, name: bytes) -> None:
     """
     copied = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
     try:
-        copy_attributes(source, copied)
+        names = copy_attributes(source, copied)
         set_metadata(copied, os.fstat(source))
+        amend(source, copied, names)
     finally:
         os.close(copied)

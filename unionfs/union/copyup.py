@@ -16,8 +16,8 @@ from unionfs.syscalls import files
 from unionfs.union import inode_flags
 from unionfs.union.copying import (
     CAPABILITY,
+    amend,
     capability,
-    copy_attribute,
     copy_attributes,
     copy_data,
     free,
@@ -293,8 +293,10 @@ class CopyUp:
         else:
             self.make_special(staged, wanted)
         try:
-            copy_attributes(self.view.proc_path(node), files.proc_path(work) + b"/" + staged)
+            source, target = self.view.proc_path(node), files.proc_path(work) + b"/" + staged
+            names = copy_attributes(source, target)
             self.settle_special(staged, wanted)
+            amend(source, target, names)
             os.utime(staged, ns=(state.st_atime_ns, state.st_mtime_ns), dir_fd=work, follow_symlinks=False)
             self._place(node, staged, state)
         except OSError:
@@ -374,10 +376,9 @@ class CopyUp:
 
         In any thread. Raises OSError.
         """
-        capable = copy_attributes(source, target)
+        names = copy_attributes(source, target)
         self.settle(target, state)
-        if capable:  # chown(2) has taken it away
-            copy_attribute(source, target, CAPABILITY)
+        amend(source, target, names)
 
     def settle(self, target: int, state: os.stat_result) -> None:
         """Give the open copy ``target`` owner, mode and times of ``state``; in any thread. Raises OSError."""
