@@ -423,7 +423,7 @@ def _remove_directory(directory: int, name: bytes) -> None:
     serial = 0
     while waiting:
         current = waiting.pop()
-        files.fchmodat(directory, current, 0o700)
+        _open_up(directory, current)
         inner = os.open(current, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
         try:
             for child in map(os.fsencode, os.listdir(inner)):
@@ -432,9 +432,16 @@ def _remove_directory(directory: int, name: bytes) -> None:
                 except (IsADirectoryError, PermissionError):
                     serial += 1
                     moved = b"%s~%x" % (name, serial)
-                    files.fchmodat(inner, child, 0o700)  # to move a directory is to write to it: its ".." changes
+                    _open_up(inner, child)  # to move a directory is to write to it: its ".." changes
                     os.rename(child, moved, src_dir_fd=inner, dst_dir_fd=directory)
                     waiting.append(moved)
         finally:
             os.close(inner)
         os.rmdir(current, dir_fd=directory)
+
+
+def _open_up(directory: int, name: bytes) -> None:
+    """Take all rights on a directory that is to go, if its mode does not give them: who has it open sees its mode."""
+    rights = os.R_OK | os.W_OK | os.X_OK
+    if not os.access(name, rights, dir_fd=directory, effective_ids=True, follow_symlinks=False):
+        files.fchmodat(directory, name, 0o700)

@@ -130,6 +130,15 @@ def removals_hold_after_a_remount(at: Place) -> None:
         at.remount()
 
 
+@case("basic", {"d": folder(0o640), "d/a": file()}, deviates=libfuse2("finds directories by path"))
+def a_removed_directory_keeps_its_mode(at: Place) -> None:
+    """Whatever its layer holds beside the names that show, and has to be removed with it."""
+    os.unlink(at.path / "d/a")
+    with opened(at.path / "d", os.O_RDONLY | os.O_DIRECTORY) as d:
+        os.rmdir(at.path / "d")
+        assert stat.S_IMODE(os.fstat(d).st_mode) == 0o640
+
+
 @case("basic", TREE, deviates=libfuse2("finds directories by path"))
 def a_removed_directory_that_is_open(at: Place) -> None:
     with opened(at.path / "e", os.O_RDONLY | os.O_DIRECTORY) as e:
