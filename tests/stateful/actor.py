@@ -365,17 +365,24 @@ class Actor:
     @operation
     def fchmod(self, slot: int, mode: int) -> None:
         """See fchmod(2)."""
-        os.fchmod(self._held(slot), mode)
+        os.fchmod(self._with_attributes(slot), mode)
 
     @operation
     def fchown(self, slot: int, owners: tuple[int, int]) -> None:
         """See fchown(2)."""
-        os.fchown(self._held(slot), *owners)
+        os.fchown(self._with_attributes(slot), *owners)
 
     @operation
     def fsetxattr(self, slot: int, name: bytes, value: bytes) -> None:
         """See fsetxattr(2)."""
-        os.setxattr(self._held(slot), name, value)
+        os.setxattr(self._with_attributes(slot), name, value)
+
+    def _with_attributes(self, slot: int) -> int:
+        """Return a descriptor whose attributes may be changed: overlayfs brings back the name of an unlinked FIFO."""
+        held = self._held(slot)
+        if not stat.S_ISREG(os.fstat(held).st_mode) and not stat.S_ISDIR(os.fstat(held).st_mode):
+            raise OSError(errno.EINVAL, "not asked of special files")
+        return held
 
     @operation
     def flock(self, slot: int, how: int) -> None:

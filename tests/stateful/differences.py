@@ -7,6 +7,7 @@ it was about is closed. What cannot be reconciled so is never asked, or is broug
 - copy_file_range(2) copies here whatever layers the files are in; overlayfs says EXDEV where these are on different
   file systems, and the caller has to copy.
 - In the mode ``write-back`` the kernel dates a file before it asks for fallocate(2), also where that fails.
+- fchmod(2) and the like of an unlinked FIFO or device of a lower layer bring its name back on overlayfs.
 - With ``metacopy=on`` overlayfs dates a file whose data it copies, though it was only opened to write.
 - Whether truncating to the size that a file has already dates it is up to the file system; tmpfs does not.
 """
