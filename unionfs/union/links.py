@@ -302,11 +302,8 @@ class LinkIndex:
         the layer was written earlier. From now on it is to be relative to the upper's, and in the layer's own.
         """
         links = self.nodes.share(node, (state.st_dev, state.st_ino))
-        indexed, own, path = (
-            self.is_indexed(node),
-            self.upper.dialect.attribute(ondisk.NLINK),
-            self.view.proc_path(node),
-        )
+        indexed, path = self.is_indexed(node), self.view.proc_path(node)
+        own = self.upper.dialect.attribute(ondisk.NLINK)
         attribute, value = _first_of(path, (own, *_COUNTS) if indexed else (own,))
         if attribute is None:
             links.delta = self._recorded(node.home_name, state.st_nlink) if indexed else 0

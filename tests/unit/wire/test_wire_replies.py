@@ -209,6 +209,9 @@ def test_listing(plus: bool, blank: int, given_dirents: list[Dirent], limit: int
     expected = [(ino, offset + row, dtype, name) for row, (ino, _, dtype, name) in enumerate(given_dirents)]
     assert told == [(bytes(blank), dirent) for dirent in expected[: len(told)]]
     assert fit or len(buffer.payload) + size(given_dirents[len(told)], blank) > limit
+    while buffer.add(b"", 1, 1, 8, b"n"):
+        pass
+    assert len(buffer.payload) <= limit
 
 
 def size(dirent: Dirent, blank: int) -> int:

@@ -109,9 +109,9 @@ class NameVerbs(Verbs):
             dots = (b".", b"..")[offset:]
             buffer.extend(dots, (DT_DIR, DT_DIR)[offset:], (node.ino, (node.parent or node).ino)[offset:], offset + 1)
         listing = self.view.listing(node)
-        told = _ALL if request.pid in self.lookers else _DIRECTORIES
+        told = _NONE if not plus else _ALL if request.pid in self.lookers else _DIRECTORIES
         for run in listing.runs(listing.position(max(offset, 2))):
-            if not self._add_run(buffer, node, run, told if plus else _NONE):
+            if not self._add_run(buffer, node, run, told):
                 break
         return replies.data(request.unique, buffer.payload)
 
@@ -125,22 +125,24 @@ class NameVerbs(Verbs):
             for row, (name, kind, ino) in rows
             if not ino or not name or (kind in told and (name not in known or not _is_settled(known[name])))
         ]
+        add = self._add_found if told else self._add_numbered
         start = 0
-        for row in (*apart, len(names)):
-            if row > start:
-                between = slice(start, row)
-                if not buffer.extend(names[between], shown[between], inos[between], offset_after(first + start)):
-                    return False
-            if row < len(names) and names[row]:
-                add = self._add_found if told else self._add_numbered
-                try:
-                    fits = add(buffer, node, names[row], kinds[row], first + row)
-                except PermissionError:  # who may read a directory and not search it, as of mode 0600, sees its names
-                    fits = self._add_name(buffer, names[row], kinds[row], inos[row] or _UNKNOWN_INO, first + row)
-                if not fits:
-                    return False
+        for row in apart:
+            between = slice(start, row)
+            if row > start and not buffer.extend(
+                names[between], shown[between], inos[between], offset_after(first + start)
+            ):
+                return False
             start = row + 1
-        return True
+            if not names[row]:
+                continue
+            try:
+                fits = add(buffer, node, names[row], kinds[row], first + row)
+            except PermissionError:  # who may read a directory and not search it, as of mode 0600, sees its names
+                fits = self._add_name(buffer, names[row], kinds[row], inos[row] or _UNKNOWN_INO, first + row)
+            if not fits:
+                return False
+        return buffer.extend(names[start:], shown[start:], inos[start:], offset_after(first + start))
 
     def _add_numbered(
         self, buffer: replies.DirentBuffer, parent: DirNode, name: bytes, kind: int, position: int

@@ -223,16 +223,18 @@ class DirentBuffer:
         The kernel looks them up when somebody asks for them. Return False when not all fit: the rest is left out.
         """
         room, pack, append = self._room, self._pack_names, self._records.append
+        fits = True
         for name, dtype, ino in zip(names, dtypes, inos, strict=True):
             length = len(name)
             record = pack[length](ino, offset, length, dtype, name)
+            if len(record) > room:
+                fits = False
+                break
             room -= len(record)
-            if room < 0:
-                return False
             append(record)
             offset += 1
         self._room = room
-        return True
+        return fits
 
     @property
     def payload(self) -> bytes:
