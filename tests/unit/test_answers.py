@@ -86,3 +86,18 @@ def test_an_open_that_fails_late_leaves_nothing_open(stack: Stack, monkeypatch: 
     assert abi.OUT_HEADER.unpack(reply)[1] == -1
     assert getattr(node, "opened", None) is None
     assert os.listdir("/proc/self/fd") == before
+
+
+def test_what_is_forgotten_goes_when_nobody_waits(stack: Stack) -> None:
+    """To close the last descriptor of an unlinked file frees its data, and the next request may be there already."""
+    dispatcher = Dispatcher(stack)
+    before = os.listdir("/proc/self/fd")
+    reply = dispatcher.handle(Request(abi.LOOKUP, 1, 1, 0, 0, 1, args=(), names=(LOOKUP_NAME,), data=None))
+    assert isinstance(reply, bytes)
+    node_id = stack.view.nodes.root.children[LOOKUP_NAME].id
+    dispatcher.handle(Request(abi.UNLINK, 2, 1, 0, 0, 1, args=(), names=(LOOKUP_NAME,), data=None))
+    dispatcher.handle(Request(abi.FORGET, 3, node_id, 0, 0, 0, args=(1,), names=(), data=None))
+    assert node_id in stack.view.nodes.by_id
+    dispatcher.tidy()
+    assert node_id not in stack.view.nodes.by_id
+    assert os.listdir("/proc/self/fd") == before

@@ -108,6 +108,7 @@ class Server:
         self._buffer = untouched(_BUFFER_BYTES)
         self._wakefulness = Wakefulness()
         self._crowd = Crowd()
+        self._in_burst = False  # whether the last request came soon after the one before it
         self._spin_ns = _SPIN_NS if len(os.sched_getaffinity(0)) > 1 else 0
         os.set_blocking(device, False)
 
@@ -124,8 +125,12 @@ class Server:
                 return
 
     def _serve_some(self, most: int) -> bool:
-        """Answer up to ``most`` requests; return False when the connection has ended."""
+        """Answer up to ``most`` requests, and wait for the next; return False when the connection has ended.
+
+        All that is to be done between two requests is done before the wait: then somebody waits for an answer.
+        """
         read, device, buffers, buffer = os.readv, self.device, [self._buffer], self._buffer
+        idle = False
         for _ in range(most):
             try:
                 length = read(device, buffers)
@@ -134,14 +139,15 @@ class Server:
                     return False
                 if error.errno not in _AGAIN:
                     raise
-                if error.errno == errno.EAGAIN and not self._short:
-                    self._wait()
+                idle = error.errno == errno.EAGAIN
                 break
             self._answer(buffer, length)
+        self._finish_jobs()
+        self.dispatcher.tidy()
         if self._short:
             self._finish_short(*self._short.popleft())
-        self._finish_jobs()
-        self.dispatcher.view.cache.trim()
+        elif idle:
+            self._wait()
         return True
 
     def stop(self) -> None:
@@ -165,12 +171,15 @@ class Server:
         poll, now = self._poll.poll, time.perf_counter_ns
         begun = now()
         deadline = begun + (0 if self._busy or self._crowd.is_there(begun) else self._spin_ns)
+        self._wakefulness.be(awake=self._in_burst)
         ready = poll(0)
         while not ready and now() < deadline:
             ready = poll(0)
         ready = ready or poll(_LULL_MS)
-        self._wakefulness.be(awake=bool(ready))
-        ready = ready or poll()
+        self._in_burst = bool(ready)
+        if not ready:
+            self._wakefulness.be(awake=False)
+            ready = poll()
         if ready[-1][0] == self._wake:
             os.eventfd_read(self._wake)
 

@@ -116,6 +116,7 @@ def _finished(dispatcher: Dispatcher, request: Request) -> Message | None:
             pending.job.run()
             dispatcher.stack.writable().copyup.finish(pending.job)
         else:
+            dispatcher.tidy()
             return reply.run() if isinstance(reply, Later) else reply
 
 

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from mmap import mmap
 
+    Plan = tuple[struct.Struct, int, int, bool]
+    """The layout of the arguments, where they end in the message, how many names follow, and whether data does."""
+
 
 class WireError(Exception):
     """The bytes are no message of this protocol."""
@@ -140,9 +143,17 @@ _PAYLOAD: Mapping[int, tuple[int, int]] = {
 # Layouts of older kernels that the length of the message tells apart.
 _OLDER: Mapping[int, struct.Struct] = {abi.INIT: abi.INIT_IN_COMPAT}
 
-_NOTHING = struct.Struct("=")
 _HEADER_BYTES = abi.IN_HEADER.size
+_NOTHING = struct.Struct("=")
 _unpack_header = abi.IN_HEADER.unpack_from
+
+
+def _plan(opcode: Opcode) -> Plan:
+    layout = opcode.layout or _NOTHING
+    return layout, _HEADER_BYTES + layout.size, opcode.names, opcode.data
+
+
+_UNKNOWN = _plan(_plain(""))
 _new = tuple.__new__  # a NamedTuple's own constructor is a Python function: half a microsecond more
 
 
@@ -160,7 +171,7 @@ class Decoder:
         opcodes = dict(OPCODES)
         if not setxattr_ext:
             opcodes[abi.SETXATTR] = opcodes[abi.SETXATTR]._replace(layout=abi.SETXATTR_IN_COMPAT)
-        self._plans = {code: (entry.layout or _NOTHING, entry.names, entry.data) for code, entry in opcodes.items()}
+        self._plans = {code: _plan(entry) for code, entry in opcodes.items()}
 
     def decode(self, buffer: bytearray | mmap, length: int) -> Request:
         """Return the request in the first `length` bytes of `buffer` (`length` is at most its size).
@@ -176,13 +187,13 @@ class Decoder:
         size, opcode, unique, nodeid, uid, gid, pid, _ = _unpack_header(buffer)
         if size != length:
             raise LengthMismatch(f"opcode {opcode}: header says {size} bytes, message has {length}")
-        layout, count, has_data = self._plans.get(opcode, (_NOTHING, 0, False))
-        end = _HEADER_BYTES + layout.size
+        layout, end, count, has_data = self._plans.get(opcode, _UNKNOWN)
         if length < end:
             layout = _older_layout(opcode, length)
-        args = layout.unpack_from(buffer, _HEADER_BYTES) if layout.size else ()
+        args = layout.unpack_from(buffer, _HEADER_BYTES)
         names: tuple[bytes, ...] = ()
-        for _ in range(count):
+        while count:
+            count -= 1
             stop = buffer.find(b"\0", end, length)
             if stop < 0:
                 raise UnterminatedName(f"opcode {opcode}")
