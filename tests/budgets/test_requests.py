@@ -8,9 +8,11 @@ and one that makes it ask less should lower the row. RELEASE and FORGET are not 
 from __future__ import annotations
 
 import json
+import mmap
 import os
 import time
 from contextlib import ExitStack
+from fcntl import F_SETFL, fcntl
 from pathlib import Path
 from threading import Thread
 from typing import TYPE_CHECKING
@@ -54,6 +56,17 @@ def _write_pieces(mount: Path) -> None:
     descriptor = os.open(mount / "pieces", os.O_CREAT | os.O_WRONLY, 0o644)
     for _ in range(25):
         os.write(descriptor, b"x" * 4096)
+    os.close(descriptor)
+
+
+def _write_directly(mount: Path) -> None:
+    """Write as dd(1) does with oflag=direct."""
+    descriptor = os.open(mount / "direct", os.O_CREAT | os.O_WRONLY | os.O_DIRECT, 0o644)
+    with mmap.mmap(-1, 1 << 20) as pages:
+        os.write(descriptor, pages)
+        os.write(descriptor, pages)
+        fcntl(descriptor, F_SETFL, 0)
+        os.write(descriptor, b"end")
     os.close(descriptor)
 
 
@@ -123,11 +136,13 @@ BUDGET: Rows = [
     ("make a directory", lambda m: os.mkdir(m / "made"), {"LOOKUP": 1, "GETATTR": 1, "MKDIR": 1}),
     ("remove it", lambda m: os.rmdir(m / "made"), {"GETATTR": 1, "RMDIR": 1}),
     ("write a file in 25 pieces", _write_pieces, {"LOOKUP": 1, "GETATTR": 1, "GETXATTR": 1, "CREATE": 1}),
+    ("write a file directly", _write_directly, {"LOOKUP": 1, "GETATTR": 1, "CREATE": 1, "WRITE": 3}),
 ]
 #: What differs from passthrough in other modes; READ of what was written is for the last page, which was not whole.
 WRITES = {
     "create and write a file": {"LOOKUP": 1, "GETATTR": 1, "GETXATTR": 1, "CREATE": 1, "WRITE": 1},
     "append to a lower file": {"LOOKUP": 1, "WRITE": 1, "GETXATTR": 1},
+    "write a file directly": {"LOOKUP": 1, "GETATTR": 1, "GETXATTR": 1, "CREATE": 1, "WRITE": 3},
 }
 UNOPENED = {
     "read a small lower file for the first time": {"OPEN": 1, "READ": 1, "FLUSH": 1, "IOCTL": 1},

@@ -92,6 +92,20 @@ def _status_of(program: Path) -> str:
         return stream.read()
 
 
+@requires("passthrough")
+def test_a_direct_writer_is_refused_what_the_file_system_refuses(mount: Path) -> None:
+    """And takes set-id bits away; see write(2) and open(2), O_DIRECT."""
+    path = mount / "direct"
+    path.write_bytes(b"")
+    path.chmod(0o777)
+    with opened(path, os.O_WRONLY | os.O_DIRECT) as descriptor, mmap.mmap(-1, mmap.PAGESIZE) as page:
+        path.chmod(0o6777)
+        refused(errno.EINVAL, os.pwrite, descriptor, page[:100], 0)
+        child(lambda: os.write(descriptor, page), user=STRANGER, group=STRANGER)
+        assert stat.S_IMODE(os.fstat(descriptor).st_mode) == 0o777
+    assert path.read_bytes() == bytes(mmap.PAGESIZE)
+
+
 def test_roots_write_keeps_set_id_bits(mount: Path) -> None:
     """CAP_FSETID keeps them, on a file that had them when it was opened."""
     program = mount / "program"

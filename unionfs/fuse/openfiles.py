@@ -3,7 +3,10 @@
 Where the kernel tells of each open there are two ways, chosen at the first open and kept by all opens of a node that
 are live at the same time (the kernel demands that, see fs/fuse/iomode.c): through the kernel's page cache with the data
 served by node, so that a reader who came before a copy-up sees what is written after it; or passthrough, where the
-kernel reads and writes the real file itself.
+kernel reads and writes the real file itself. It does so with the flags of open(2), whatever F_SETFL says later
+(``fuse_passthrough_open`` in fs/fuse/passthrough.c). So who opens such a file with O_DIRECT to write alone, as dd(1)
+does, which takes the flag away to write an end that is no whole block, is served by us (FOPEN_DIRECT_IO): each of his
+requests tells the flags of the moment.
 """
 
 from __future__ import annotations
@@ -126,6 +129,10 @@ class RealFiles:
 
     def is_mapped(self, node: AnyNode, *, count: int = 0) -> bool:
         """Tell whether a mapping may write to the real file by itself; with ``count``, whether so many handles may."""
+        return False
+
+    def is_passed(self, node: Node) -> bool:
+        """Tell whether the kernel reads and writes the real file of an open ``node`` by itself."""
         return False
 
     def may_hide_data(self, node: Node) -> bool:
@@ -254,6 +261,11 @@ class OpenFiles(RealFiles):
         assert isinstance(opened, OpenFile)
         return opened.backing_id != 0 and (opened.mappable == count if count else opened.mappable > 0)
 
+    def is_passed(self, node: Node) -> bool:
+        """Tell whether the kernel reads and writes the real file of an open ``node`` by itself."""
+        opened = self.current(node)
+        return opened is not None and opened.backing_id != 0
+
     def recheck(self, node: AnyNode) -> None:
         """The file's flags (ioctl_iflags(2)) have changed: who wants to write from now on may not be let."""
         if isinstance(node, Node) and isinstance(node.opened, OpenFile):
@@ -342,7 +354,8 @@ class OpenFiles(RealFiles):
         opened.count += 1
         opened.mappable += _is_mappable(flags)
         if opened.backing_id:
-            return abi.FOPEN_PASSTHROUGH, opened.backing_id
+            direct = flags & (os.O_ACCMODE | os.O_DIRECT) == os.O_WRONLY | os.O_DIRECT
+            return abi.FOPEN_PASSTHROUGH | (abi.FOPEN_DIRECT_IO if direct else 0), opened.backing_id
         # Pages in the cache may be older than what went past it through an earlier backing file.
         stale = opened.in_upper and self.backing is not None and opened.count == 1
         return 0 if stale else abi.FOPEN_KEEP_CACHE, 0

@@ -5,11 +5,12 @@ from __future__ import annotations
 import errno
 import mmap
 import os
+from fcntl import F_SETFL, fcntl
 from pathlib import Path
 
 from unionfs.syscalls import files as raw
 
-from ..calls import inode_flags, opened, outcome, refused, set_inode_flags
+from ..calls import inode_flags, mapped, opened, outcome, refused, set_inode_flags
 from ..table import Place, case, libfuse2
 from ..trees import file, folder
 
@@ -129,6 +130,40 @@ def direct_and_cached_io_agree(at: Place) -> None:
         os.pwrite(cached, b"c" * 4096, 0)
         os.preadv(direct, [page], 0)
         assert page[:] == b"c" * 4096
+
+
+@case("posix", {"f": file(BLOCKS)})
+def a_direct_writer_may_stop_being_one(at: Place) -> None:
+    """dd(1) takes O_DIRECT away to write an end that is no whole block."""
+    with opened(at.path / "f", os.O_WRONLY | os.O_DIRECT | os.O_TRUNC) as f, mmap.mmap(-1, 8192) as pages:
+        pages[:] = b"d" * 8192
+        assert os.write(f, pages) == 8192
+        fcntl(f, F_SETFL, 0)
+        assert os.write(f, b"end") == 3
+        assert os.fstat(f).st_size == 8195
+        os.ftruncate(f, 4096)
+        fcntl(f, F_SETFL, os.O_DIRECT | os.O_APPEND)
+        assert os.write(f, pages) == 8192
+        assert os.lseek(f, 0, os.SEEK_CUR) == os.fstat(f).st_size == 12288
+        os.fsync(f)
+    assert (at.path / "f").read_bytes() == b"d" * 12288
+
+
+@case("posix", {"f": file(BLOCKS)})
+def a_direct_writer_agrees_with_mappings(at: Place) -> None:
+    with (
+        opened(at.path / "f", os.O_RDWR) as cached,
+        opened(at.path / "f", os.O_WRONLY | os.O_DIRECT) as direct,
+        mapped(cached, 32768) as mapping,
+        mmap.mmap(-1, 4096) as page,
+    ):
+        assert mapping[4096:8192] == BLOCKS[4096:8192]
+        mapping[0:5] = b"first"
+        page[:] = b"d" * 4096
+        raw.fallocate(direct, PUNCH_HOLE | KEEP_SIZE, 8192, 4096)
+        assert os.pwrite(direct, page, 4096) == 4096
+        assert mapping[:12288] == b"first" + BLOCKS[5:4096] + page[:] + bytes(4096)
+        assert os.pread(cached, 4096, 4096) == page[:]
 
 
 @case("basic", {"f": file(), "d": folder(), "d/g": file()})
