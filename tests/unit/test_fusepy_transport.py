@@ -10,18 +10,20 @@ from typing import TYPE_CHECKING, cast
 
 import pytest
 
+from tests.support.probes import requires
 from unionfs import errors
 from unionfs.fuse import fusepy_adapter, fusepy_library, fusepy_paths
+from unionfs.fuse.fusepy_operations import Operations
 from unionfs.fuse.fusepy_paths import Paths
 from unionfs.fuse.mounting import parse_options
+from unionfs.union.mutate import Mutations
 from unionfs.union.stack import Config, open_stack
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from unionfs.fuse.fusepy_library import Library
-    from unionfs.fuse.fusepy_operations import Operations
+    from unionfs.fuse.fusepy_library import FileInfo, Library
     from unionfs.union.stack import Stack
 
 
@@ -86,6 +88,51 @@ def test_a_name_that_goes_counts_no_longer(stack: Stack) -> None:
     assert node.id not in stack.view.nodes.by_id
     with pytest.raises(FileNotFoundError):
         paths.node("/dir/5")
+
+
+# -- callbacks -------------------------------------------------------------------------------------------------------
+
+
+def _operations(stack: Stack) -> Operations:
+    stranger = os.geteuid() + 1
+    return Operations(stack, lambda: (stranger, stranger, 0, os.getpid()), lambda _name: None, lambda: None)
+
+
+def _info(flags: int, handle: int = 0) -> FileInfo:
+    return cast("FileInfo", SimpleNamespace(flags=flags, fh=handle, keep_cache=0, writepage=0))
+
+
+@requires("root", "trusted-xattrs")
+def test_syncing_a_file_syncs_the_attributes_that_were_copied_alone(
+    stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "lower0/file").write_bytes(bytes(10_000))
+    stack.writable().copyup.metacopy = True
+    operations, info, synced = _operations(stack), _info(os.O_RDONLY), []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(os.stat(descriptor).st_ino))
+    operations.open("/file", info)
+    operations.fsync(None, 0, info)
+    assert synced == [], "the lower file"
+    operations.chmod("/file", 0o600)
+    operations.fsync(None, 0, info)
+    assert synced == [(tmp_path / "upper/file").stat().st_ino]
+    operations.release(None, info)
+
+
+def test_an_open_that_fails_late_leaves_nothing_open(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    operations = _operations(stack)
+    node = operations._paths.file("/dir/1")
+    stack.writable().chmod(node, 0o4755)
+    before = os.listdir("/proc/self/fd")
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "no")
+
+    monkeypatch.setattr(Mutations, "chmod", refuse)
+    with pytest.raises(PermissionError):
+        operations.open("/dir/1", _info(os.O_WRONLY | os.O_TRUNC))
+    assert node.opened is None
+    assert os.listdir("/proc/self/fd") == before
 
 
 # -- errors ----------------------------------------------------------------------------------------------------------

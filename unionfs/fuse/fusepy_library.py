@@ -58,8 +58,8 @@ class Library:
         if not is_mfusepy and version == 29:
             module.fuse_operations = libfuse.with_fallocate(module.fuse_operations, module.fuse_file_info)
 
-    def caller(self) -> tuple[int, int, int]:
-        """Return user id, group id and umask of the process whose request is being answered."""
+    def caller(self) -> tuple[int, int, int, int]:
+        """Return user id, group id, umask and id of the process whose request is being answered."""
         return libfuse.caller(self._module._libfuse.fuse_get_context())
 
     def prepare(self, callbacks: object) -> None:

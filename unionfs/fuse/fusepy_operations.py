@@ -17,7 +17,7 @@ from unionfs.fuse.openfiles import OpenFiles
 from unionfs.fuse.wire import abi
 from unionfs.layers.layer import DT_REG, DT_UNKNOWN
 from unionfs.ondisk import IMMUTABLE
-from unionfs.syscalls import files, libfuse
+from unionfs.syscalls import files, libfuse, process
 from unionfs.union import inode_flags
 from unionfs.union.listing import offset_after
 from unionfs.union.mutate import Caller
@@ -51,12 +51,14 @@ _FLAGS = (files.FS_IOC_GETFLAGS, files.FS_IOC_SETFLAGS)
 
 
 class Operations:
-    """Answers libfuse from ``stack``. ``caller`` tells who asks (uid, gid, umask); ``describe`` as for a Dispatcher."""
+    """Answers libfuse from ``stack``. ``caller`` tells who asks (user, group, umask, process); ``describe`` as for a
+    Dispatcher.
+    """
 
     def __init__(
         self,
         stack: Stack,
-        caller: Callable[[], tuple[int, int, int]],
+        caller: Callable[[], tuple[int, int, int, int]],
         describe: Callable[[bytes], bytes | None],
         ready: Callable[[], None],
     ) -> None:
@@ -160,19 +162,19 @@ class Operations:
 
     def mknod(self, path: str, mode: int, device: int) -> int:
         """mknod(2)."""
-        made = self._stack.writable().mknod(*self._paths.entry(path), mode, device, Caller(*self._caller()))
+        made = self._stack.writable().mknod(*self._paths.entry(path), mode, device, Caller(*self._caller()[:3]))
         self._paths.remember(made[0])
         return 0
 
     def mkdir(self, path: str, mode: int) -> int:
         """mkdir(2)."""
-        made = self._stack.writable().mkdir(*self._paths.entry(path), mode, Caller(*self._caller()))
+        made = self._stack.writable().mkdir(*self._paths.entry(path), mode, Caller(*self._caller()[:3]))
         self._paths.remember(made[0])
         return 0
 
     def symlink(self, path: str, target: str) -> int:
         """symlink(2): ``path`` is the new name."""
-        caller = Caller(*self._caller())
+        caller = Caller(*self._caller()[:3])
         made = self._stack.writable().symlink(*self._paths.entry(path), target.encode(ENCODING), caller)
         self._paths.remember(made[0])
         return 0
@@ -296,16 +298,17 @@ class Operations:
     def open(self, path: str, info: FileInfo) -> int:
         """open(2) of a file that is there."""
         node = self._paths.file(path)
-        self._files.acquire(node, info.flags)
         if info.flags & os.O_TRUNC and self._caller()[0] != 0:
-            self._clear_set_ids(node)
+            self._files.acquire_emptied(node, info.flags, lambda: self._clear_set_ids(node))
+        else:
+            self._files.acquire(node, info.flags)
         self._opened(node, info)
         return 0
 
     def create(self, path: str, mode: int, info: FileInfo) -> int:
         """open(2) with O_CREAT of a file that is not there."""
         edit = self._stack.writable()
-        node, state, descriptor = edit.create(*self._paths.entry(path), mode, Caller(*self._caller()))
+        node, state, descriptor = edit.create(*self._paths.entry(path), mode, Caller(*self._caller()[:3]))
         self._files.adopt(node, descriptor, state, info.flags)
         self._paths.remember(node)
         self._opened(node, info)
@@ -318,11 +321,8 @@ class Operations:
         info.keep_cache = int(not node.in_upper and node.links is None)
 
     def _clear_set_ids(self, node: Node) -> None:
-        """An open with O_TRUNC takes set-id bits away, as a write would (setattr_should_drop_suidgid in fs/attr.c)."""
-        mode = self._state(node).st_mode
-        drop = mode & stat.S_ISUID | (mode & stat.S_ISGID if mode & stat.S_IXGRP else 0)
-        if drop:
-            self._stack.writable().chmod(node, mode & ~drop)
+        _uid, gid, _umask, pid = self._caller()
+        self._files.clear_set_ids(node, self._state(node), lambda group: process.belongs(pid, gid, group))
 
     def _open_file(self, info: FileInfo) -> Node:
         node = self._nodes.by_id[info.fh]
@@ -354,10 +354,12 @@ class Operations:
 
     def fsync(self, path: str | None, datasync: int, info: FileInfo) -> int:
         """fsync(2) and fdatasync(2)."""
-        node = self._open_file(info)
-        if node.in_upper and not self._stack.config.volatile:
-            descriptor, _owned = self._files.borrow(node)
-            (os.fdatasync if datasync else os.fsync)(descriptor)
+        descriptor = self._files.take_to_sync(self._open_file(info))
+        if descriptor >= 0:
+            try:
+                (os.fdatasync if datasync else os.fsync)(descriptor)
+            finally:
+                os.close(descriptor)
         return 0
 
     def fallocate(self, path: str | None, mode: int, offset: int, size: int, info: FileInfo) -> int:

@@ -23,6 +23,7 @@ from unionfs.union.nodes import Node
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Protocol, TypeAlias
 
     from unionfs.layers.layer import Pace
@@ -138,6 +139,48 @@ class RealFiles:
     def may_hide_data(self, node: Node) -> bool:
         """Tell whether a mapping may hold data that only the kernel's cache has, where the real file has a hole."""
         return True
+
+    # -- what opening, writing and syncing have in common ------------------------------------------------------------
+
+    def acquire_emptied(self, node: Node, flags: int, clear: Callable[[], None]) -> tuple[int, int]:
+        """Do as :meth:`acquire` for one whose open(2) with O_TRUNC takes set-id bits away, which ``clear`` does.
+
+        If that fails nobody has the file open. Raises OSError, and Pending.
+        """
+        how = self.acquire(node, flags)
+        try:
+            clear()
+        except OSError:
+            self.release(node, flags)
+            raise
+        return how
+
+    def clear_set_ids(self, node: AnyNode, state: os.stat_result, belongs: Callable[[int], bool]) -> None:
+        """Take away what a write or a change of owner must not leave (setattr_should_drop_suidgid in fs/attr.c).
+
+        ``state`` is the real file's; ``belongs`` tells whether who asks may keep a set-group-ID bit for a group that is
+        no permission to execute. Raises OSError.
+        """
+        state = self.view.shown(node, state)
+        mode = state.st_mode
+        drop = mode & stat.S_ISUID
+        if mode & stat.S_IXGRP or not belongs(state.st_gid):
+            drop |= mode & stat.S_ISGID
+        if drop and not stat.S_ISDIR(mode):
+            self.stack.writable().chmod(node, mode & ~drop)
+
+    def take(self, node: Node, *, to_write: bool = False) -> int:
+        """Return a descriptor of the data of ``node`` that the caller must close. Raises OSError."""
+        descriptor, owned = self.borrow(node, to_write=to_write)
+        return descriptor if owned else os.dup(descriptor)
+
+    def take_to_sync(self, node: Node) -> int:
+        """Return a descriptor, which the caller must close, of what the writable layer has of ``node``: attributes at
+        least; -1 where it has nothing, or nothing is to be synced. Raises OSError.
+        """
+        if not node.owned or self.stack.config.volatile:
+            return -1
+        return self.take(node) if node.in_upper else self.view.open_own(node, os.O_RDONLY)
 
     # -- parts -------------------------------------------------------------------------------------------------------
 

@@ -59,10 +59,10 @@ def with_fallocate(operations: type[ctypes.Structure], info: type[ctypes.Structu
     return type(operations.__name__, (ctypes.Structure,), {"_fields_": fields})
 
 
-def caller(context: Any) -> tuple[int, int, int]:
-    """Return user id, group id and umask of the process that asks, from what fuse_get_context() returned."""
+def caller(context: Any) -> tuple[int, int, int, int]:
+    """Return user id, group id, umask and id of the process that asks, from what fuse_get_context() returned."""
     found = _Context.from_address(ctypes.addressof(context.contents))
-    return found.uid, found.gid, found.umask
+    return found.uid, found.gid, found.umask, found.pid
 
 
 def connection(address: int) -> Connection:

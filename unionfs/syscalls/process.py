@@ -78,6 +78,11 @@ def groups_of(pid: int) -> frozenset[int]:
     return frozenset(map(int, _status(pid, b"Groups:")))
 
 
+def belongs(pid: int, gid: int, group: int) -> bool:
+    """Tell whether a process, whose own group is ``gid``, is in ``group``."""
+    return group == gid or group in groups_of(pid)
+
+
 def thread_group(thread: int) -> int:
     """Return the process that a thread belongs to, the thread itself if it is not to be seen here; see
     proc_pid_status(5).

@@ -201,7 +201,10 @@ def a_truncation_by_others_takes_the_set_id_bits(at: Place) -> None:
     with inside(at.path):
         child(lambda: os.truncate("f", 1), user=2000, group=2000)
         child(lambda: os.close(os.open("s", os.O_WRONLY | os.O_TRUNC)), user=2000, group=2000)
+        os.chmod("s", 0o2767)
+        child(lambda: os.close(os.open("s", os.O_WRONLY | os.O_TRUNC)), user=2000, group=2000)
     assert mode_of(at.path / "f") == 0o777
+    assert mode_of(at.path / "s") == 0o767
 
 
 @case("posix", SUID | {"d": folder(0o6755)})

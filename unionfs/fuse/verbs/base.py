@@ -135,14 +135,8 @@ class Verbs:
         return self.view.stat(node)
 
     def _clear_set_ids(self, node: AnyNode, request: Request) -> None:
-        """Take away what a write or a change of owner must not leave (setattr_should_drop_suidgid in fs/attr.c)."""
-        state = self.view.shown(node, self._state(node))
-        mode = state.st_mode
-        drop = mode & stat.S_ISUID
-        if mode & stat.S_IXGRP or not _is_in_group(request, state.st_gid):
-            drop |= mode & stat.S_ISGID
-        if drop and not stat.S_ISDIR(mode):
-            self._edit().chmod(node, mode & ~drop)
+        """Take away what a write or a change of owner of who asks must not leave."""
+        self.files.clear_set_ids(node, self._state(node), lambda group: _is_in_group(request, group))
 
     def _look_again(self, node: AnyNode) -> None:
         """Have the kernel ask for attributes that it still relies on."""
@@ -174,4 +168,4 @@ class Verbs:
 
 def _is_in_group(request: Request, group: int) -> bool:
     """Tell whether who asks may keep a set-group-ID bit for ``group`` that is no permission to execute."""
-    return request.uid == 0 or group == request.gid or group in process.groups_of(request.pid)
+    return request.uid == 0 or process.belongs(request.pid, request.gid, group)

@@ -36,13 +36,10 @@ class FileVerbs(Verbs):
     def _open(self, request: Request) -> Reply:
         node = self._file(request.nodeid)
         flags, open_flags = request.args
-        how = self.files.acquire(node, flags)
         if flags & os.O_TRUNC and open_flags & abi.OPEN_KILL_SUIDGID:
-            try:
-                self._clear_set_ids(node, request)
-            except OSError:
-                self.files.release(node, flags)  # nobody has it open
-                raise
+            how = self.files.acquire_emptied(node, flags, lambda: self._clear_set_ids(node, request))
+        else:
+            how = self.files.acquire(node, flags)
         if self.files.is_mapped(node, count=1):
             self._look_again(node)
         reply = replies.data(request.unique, replies.opened(0, *how))
@@ -192,10 +189,9 @@ class FileVerbs(Verbs):
         return Later(run)
 
     def _fsync(self, request: Request) -> Reply:
-        node = self._file(request.nodeid)
-        if not node.owned or self.stack.config.volatile:
+        descriptor = self.files.take_to_sync(self._file(request.nodeid))
+        if descriptor < 0:
             return replies.ok(request.unique)
-        descriptor = self._take(node) if node.in_upper else self.view.open_own(node, os.O_RDONLY)
         sync = os.fdatasync if request.args[1] & abi.FSYNC_FDATASYNC else os.fsync
         return self._sync_soon(request, descriptor, sync)
 
@@ -209,13 +205,8 @@ class FileVerbs(Verbs):
         _fh, offset, length, mode = request.args
         self._edit().change(node, forbidding=inode_flags.forbidding_space(mode))
         self._changed_by(request, node)
-        working = self._take(node, to_write=True)
+        working = self.files.take(node, to_write=True)
         return self._sync(request.unique, working, lambda file: files.fallocate(file, mode, offset, length))
-
-    def _take(self, node: Node, *, to_write: bool = False) -> int:
-        """Return a descriptor of the data of ``node`` that the caller must close. Raises OSError."""
-        descriptor, owned = self.files.borrow(node, to_write=to_write)
-        return descriptor if owned else os.dup(descriptor)
 
     def _changed_by(self, request: Request, node: Node) -> None:
         """Take set-id bits away where the request itself does not say that it should be done, as write(2) would."""
@@ -259,9 +250,9 @@ class FileVerbs(Verbs):
         source, target = self._file(request.nodeid), self._file(node_out)
         self._edit().change(target)
         self._changed_by(request, target)
-        unique, reading = request.unique, self._take(source)
+        unique, reading = request.unique, self.files.take(source)
         try:
-            writing = self._take(target, to_write=True)
+            writing = self.files.take(target, to_write=True)
         except OSError:
             os.close(reading)
             raise
