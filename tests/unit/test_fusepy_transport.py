@@ -18,6 +18,7 @@ from unionfs.fuse.fusepy_paths import Paths
 from unionfs.fuse.mounting import parse_options
 from unionfs.union.mutate import Mutations
 from unionfs.union.stack import Config, open_stack
+from unionfs.union.view import View
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -117,6 +118,20 @@ def test_syncing_a_file_syncs_the_attributes_that_were_copied_alone(
     operations.fsync(None, 0, info)
     assert synced == [(tmp_path / "upper/file").stat().st_ino]
     operations.release(None, info)
+
+
+def test_who_may_read_a_directory_and_not_search_it_sees_its_names(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    operations = _operations(stack)
+    handle = operations.opendir("/")
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EACCES, "no")
+
+    monkeypatch.setattr(View, "lookup", refuse)
+    assert "dir" in [entry[0] for entry in operations.readdir_with_offset("/", 0, handle)]
+    operations.releasedir("/", handle)
 
 
 def test_an_open_that_fails_late_leaves_nothing_open(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:

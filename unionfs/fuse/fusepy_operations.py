@@ -19,7 +19,7 @@ from unionfs.layers.layer import DT_REG, DT_UNKNOWN
 from unionfs.ondisk import IMMUTABLE
 from unionfs.syscalls import files, libfuse, process
 from unionfs.union import inode_flags
-from unionfs.union.listing import offset_after
+from unionfs.union.listing import UNKNOWN_INO, offset_after
 from unionfs.union.mutate import Caller
 from unionfs.union.nodes import AnyNode, DirNode, Node
 from unionfs.union.pieces import devices_of_programs
@@ -287,7 +287,10 @@ class Operations:
 
     def _number(self, parent: DirNode, name: bytes, position: int) -> int:
         """Return the inode number that only a lookup tells, 0 if the name is gone; the file is soon asked for again."""
-        found = self._view.look_up_listed(parent, name, position)
+        try:
+            found = self._view.look_up_listed(parent, name, position)
+        except PermissionError:  # as in NameVerbs
+            return UNKNOWN_INO
         if found is None:
             return 0
         self._paths.remember(found)

@@ -20,6 +20,8 @@ Run = tuple[int, "list[bytes]", bytes, "list[int]"]
 """Rows that follow one another: the position of the first; names, empty where one is gone; DT_* types; inode numbers
 (0: to be looked up)."""
 
+UNKNOWN_INO = 0xFFFFFFFF
+"""The number to tell where a lookup is refused, as libfuse has it: 0 would be no name at all."""
 _INO = Struct("=Q")
 _STRIDE = 256
 _BIAS = 1 << 30

@@ -7,7 +7,7 @@ import os
 
 from unionfs.fuse.verbs.base import DT_DIR, Verbs
 from unionfs.fuse.wire import abi, replies
-from unionfs.union.listing import offset_after
+from unionfs.union.listing import UNKNOWN_INO, offset_after
 from unionfs.union.mutate import Caller
 from unionfs.union.nodes import DirNode
 
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 _NONE: frozenset[int] = frozenset()
 _DIRECTORIES = frozenset((DT_DIR,))
 _ALL = frozenset(range(16))  # types of readdir(3)
-_UNKNOWN_INO = 0xFFFFFFFF  # as libfuse has it: 0 would be no name at all
 
 
 class NameVerbs(Verbs):
@@ -139,7 +138,7 @@ class NameVerbs(Verbs):
             try:
                 fits = add(buffer, node, names[row], kinds[row], first + row)
             except PermissionError:  # who may read a directory and not search it, as of mode 0600, sees its names
-                fits = self._add_name(buffer, names[row], kinds[row], inos[row] or _UNKNOWN_INO, first + row)
+                fits = self._add_name(buffer, names[row], kinds[row], inos[row] or UNKNOWN_INO, first + row)
             if not fits:
                 return False
         return buffer.extend(names[start:], shown[start:], inos[start:], offset_after(first + start))
