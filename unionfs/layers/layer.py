@@ -20,7 +20,7 @@ from unionfs.syscalls import files
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from typing import TypeVar
 
     T = TypeVar("T")
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 _CONFINED = files.RESOLVE_BENEATH | files.RESOLVE_NO_SYMLINKS | files.RESOLVE_NO_MAGICLINKS | files.RESOLVE_NO_XDEV
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _PATH_CHUNK_BYTES = 4000
-_DIRENT = Struct("=QqHB")
+_DIRENT = Struct("=Q8xHB")  # without the offset of the next one
 _DIRENT_NAME = _DIRENT.size
 _QUICK_READ_NS = 200_000
 _QUICK_WRITE_OUT_NS = 2_000_000
@@ -41,6 +41,8 @@ DT_UNKNOWN, DT_CHR, DT_DIR, DT_REG, DT_LNK = 0, 2, 4, 8, 10
 
 Entry = tuple[bytes, int, int]
 """One name of a directory: name, DT_* type, inode number."""
+Columns = tuple["list[bytes]", bytes, "list[int]"]
+"""Many of them: the names, their types, their numbers. What is asked of all at once costs a fraction for each."""
 
 
 class DescriptorCache:
@@ -113,10 +115,10 @@ class Dir:
 
     def entries(self) -> Iterator[Entry]:
         """Yield the names in this directory, ``.`` and ``..`` apart, each with its type and inode number."""
-        for entries in self.batches():
-            yield from entries
+        for columns in self.batches():
+            yield from zip(*columns, strict=True)
 
-    def batches(self) -> Iterator[list[Entry]]:
+    def batches(self) -> Iterator[Columns]:
         """Yield the same, as many at a time as one system call brings."""
         directory = self.layer.open_listing(self.descriptor())
         try:
@@ -177,19 +179,29 @@ class Dir:
         return marks.opaque or self.has(ondisk.OPAQUE_MARKER)
 
 
-def _parse_dirents(data: bytes) -> list[Entry]:
+def columns(entries: Iterable[Entry]) -> Columns:
+    """Return ``entries`` column by column."""
+    names, kinds, inos = tuple(zip(*entries, strict=True)) or ((), (), ())
+    return list(names), bytes(kinds), list(inos)
+
+
+def _parse_dirents(data: bytes) -> Columns:
     """Read records of struct linux_dirent64; see getdents(2)."""
     size, unpack = len(data), _DIRENT.unpack_from
-    found: list[Entry] = []
+    names: list[bytes] = []
+    kinds = bytearray()
+    inos: list[int] = []
     offset = 0
     while offset < size:
-        ino, _next, length, kind = unpack(data, offset)
+        ino, length, kind = unpack(data, offset)
         end = offset + length
         name = data[offset + _DIRENT_NAME : end].rstrip(b"\0")
         offset = end
         if length > _SHORT_DIRENT or name not in _DOTS:
-            found.append((name, kind, ino))
-    return found
+            names.append(name)
+            kinds.append(kind)
+            inos.append(ino)
+    return names, bytes(kinds), inos
 
 
 def read_marks(path: bytes | int, *, follow: bool = False) -> ondisk.Marks:

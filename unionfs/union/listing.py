@@ -14,6 +14,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from unionfs.layers.layer import Columns
+
 Found = tuple[bytes, int, int]
 """name, DT_* type, inode number (0: to be looked up)."""
 Run = tuple[int, "list[bytes]", bytes, "list[int]"]
@@ -46,11 +48,11 @@ class _Rows:
         self.kinds = bytearray()
         self._inos = bytearray()
 
-    def extend(self, found: list[Found]) -> None:
+    def extend(self, found: Columns) -> None:
         """Append what a directory holds."""
-        names, kinds, inos = zip(*found, strict=True)
+        names, kinds, inos = found
         self.names += names
-        self.kinds += bytes(kinds)
+        self.kinds += kinds
         self._inos += pack(f"={len(inos)}Q", *inos)
 
     def inos(self, start: int, end: int) -> list[int]:
@@ -75,8 +77,8 @@ class Listing:
 
     __slots__ = ("_free", "_index", "_late", "_read", "_source", "failed")
 
-    def __init__(self, source: Iterator[list[Found]]) -> None:
-        self._source: Iterator[list[Found]] | None = source
+    def __init__(self, source: Iterator[Columns]) -> None:
+        self._source: Iterator[Columns] | None = source
         self._index: dict[bytes, int] | None = None
         self._free: list[int] = []
         self._read = _Rows()
@@ -102,8 +104,7 @@ class Listing:
             if found is None:
                 self._source = None
                 return False
-            if found:
-                self._read.extend(found)
+            self._read.extend(found)
         return True
 
     def finish(self) -> None:
@@ -171,7 +172,7 @@ class Listing:
         """Return the place that became free last, so that a name that changes keeps its own, or a new one."""
         if self._free:
             return self._free.pop()
-        self._late.extend([(b"", 0, 0)])
+        self._late.extend(([b""], b"\0", [0]))
         return -len(self._late.names)
 
     def _positions(self) -> dict[bytes, int]:

@@ -10,20 +10,20 @@ import os
 import stat
 
 from unionfs import ondisk
-from unionfs.layers.layer import DT_CHR, DT_DIR, DT_REG, DT_UNKNOWN, Dir
+from unionfs.layers.layer import DT_CHR, DT_DIR, DT_REG, DT_UNKNOWN, Dir, columns
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Set
     from typing import Any
 
-    from unionfs.layers.layer import Entry
+    from unionfs.layers.layer import Columns, Entry
     from unionfs.union.nodes import DirNode, Table
 
 _S_IFMT = 0o170000
 _S_IFCHR = stat.S_IFCHR
 _S_IFREG = stat.S_IFREG
-_MAYBE_WHITEOUTS = frozenset((DT_CHR, DT_UNKNOWN))
+_MAYBE_WHITEOUTS = bytes((DT_CHR, DT_UNKNOWN))
 
 
 def stat_directory(part: Dir) -> os.stat_result:
@@ -69,22 +69,22 @@ def ends_at(part: Dir) -> bool:
     return (state.st_dev, state.st_ino) in hidden
 
 
-def shown(part: Dir, deleted: list[bytes]) -> Iterator[list[Entry]]:
+def shown(part: Dir, deleted: list[bytes]) -> Iterator[Columns]:
     """Yield the names of one layer's directory that show, many at a time, and add to ``deleted`` those that it hides
     below itself.
     """
     empty_files = part.has_xattr_whiteouts()
-    doubtful = _MAYBE_WHITEOUTS | {DT_REG} if empty_files else _MAYBE_WHITEOUTS
-    prefix = ondisk.WHITEOUT_PREFIX
-    for entries in part.batches():
-        if [name for name, kind, _ino in entries if kind in doubtful or name.startswith(prefix)]:
-            yield list(_sifted(part, entries, deleted, empty_files=empty_files))
+    doubtful = _MAYBE_WHITEOUTS + bytes((DT_REG,)) if empty_files else _MAYBE_WHITEOUTS
+    for found in part.batches():
+        names, kinds, _inos = found
+        if kinds.translate(None, doubtful) == kinds and ondisk.WHITEOUT_PREFIX not in b"/".join(names):
+            yield found
         else:
-            yield entries
+            yield columns(_sifted(part, found, deleted, empty_files=empty_files))
 
 
-def _sifted(part: Dir, entries: list[Entry], deleted: list[bytes], *, empty_files: bool) -> Iterator[Entry]:
-    for name, kind, ino in entries:
+def _sifted(part: Dir, found: Columns, deleted: list[bytes], *, empty_files: bool) -> Iterator[Entry]:
+    for name, kind, ino in zip(*found, strict=True):
         if name.startswith(ondisk.WHITEOUT_PREFIX):
             hidden = ondisk.hidden_by(name)
             if hidden is not None:
@@ -120,7 +120,7 @@ def table(node: DirNode, lowers: tuple[Dir, ...]) -> Table:
     return node.table
 
 
-def merged(node: DirNode, lowers: tuple[Dir, ...]) -> Iterator[tuple[Dir, list[Entry]]]:
+def merged(node: DirNode, lowers: tuple[Dir, ...]) -> Iterator[tuple[Dir, Columns]]:
     """Yield the names in the lower parts of ``node`` once each, many at a time; at the end of several the table stands.
 
     Raises OSError.
@@ -137,23 +137,29 @@ def merged(node: DirNode, lowers: tuple[Dir, ...]) -> Iterator[tuple[Dir, list[E
         node.table = names
 
 
-def _enter(found: list[Entry], position: int, names: Table, closed: set[bytes]) -> list[Entry]:
+def without(found: Columns, hidden: Set[bytes]) -> Columns:
+    """Return what is not among the names that are ``hidden``."""
+    if hidden.isdisjoint(found[0]):
+        return found
+    return columns(entry for entry in zip(*found, strict=True) if entry[0] not in hidden)
+
+
+def _enter(found: Columns, position: int, names: Table, closed: set[bytes]) -> Columns:
     """Enter names of directory number ``position``; return those that are new. ``closed`` are names that have ended."""
     here = (position,)
-    new: list[Entry] = []
-    for entry in found:
-        name, kind, _ino = entry
-        if name in closed:
-            continue
-        known = names.get(name)
-        if known is None:
-            names[name] = here if kind == DT_DIR else position
-            new.append(entry)
-        elif not isinstance(known, int):
-            if kind == DT_DIR:
-                names[name] = known + here
-            else:
-                closed.add(name)
+    found = without(found, closed)
+    new = without(found, names.keys())
+    if new is not found:
+        for name, kind, _ino in zip(*found, strict=True):
+            known = names.get(name)
+            if isinstance(known, tuple):
+                if kind == DT_DIR:
+                    names[name] = known + here
+                else:
+                    closed.add(name)
+    names.update(dict.fromkeys(new[0], position))
+    if DT_DIR in new[1]:
+        names.update((name, here) for name, kind, _ino in zip(*new, strict=True) if kind == DT_DIR)
     return new
 
 

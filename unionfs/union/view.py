@@ -22,7 +22,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from unionfs.layers.layer import DescriptorCache, Entry
+    from unionfs.layers.layer import Columns, DescriptorCache
     from unionfs.union.links import LinkIndex
     from unionfs.union.listing import Found
 
@@ -358,32 +358,32 @@ class View:
     def names(self, node: DirNode) -> Iterator[Found]:
         """Yield the merged names of a directory once each, with type and inode number (0 where that takes a lookup)."""
         for found in self._batches(node):
-            yield from found
+            yield from zip(*found, strict=True)
 
-    def _batches(self, node: DirNode) -> Iterator[list[Found]]:
+    def _batches(self, node: DirNode) -> Iterator[Columns]:
         """Yield the same, many at a time."""
         upper, lowers = node.upper, self.enter(node)
         hidden: set[bytes] = set()
         if upper is not None:
             deleted: list[bytes] = []
-            for entries in pieces.shown(upper, deleted):
+            for found in pieces.shown(upper, deleted):
                 if lowers:
-                    hidden.update([name for name, _kind, _ino in entries])
-                yield self._numbered(upper, entries, files=not node.impure, directories=False)
+                    hidden.update(found[0])
+                yield self._numbered(upper, found, files=not node.impure, directories=False)
             hidden.update(deleted)
         unmerged = upper is None and len(lowers) == 1
-        for part, entries in pieces.merged(node, lowers):
-            visible = [entry for entry in entries if entry[0] not in hidden] if hidden else entries
+        for part, found in pieces.merged(node, lowers):
+            visible = pieces.without(found, hidden)
             yield self._numbered(part, visible, files=True, directories=unmerged)
 
-    def _numbered(self, part: Dir, entries: list[Entry], *, files: bool, directories: bool) -> list[Found]:
-        """Return ``entries`` with the inode numbers to show; 0 for those kinds whose numbers a layer does not tell."""
+    def _numbered(self, part: Dir, found: Columns, *, files: bool, directories: bool) -> Columns:
+        """Return what was found with the inode numbers to show; 0 where a layer does not tell them for this kind."""
         base = self.map_ino(part.layer.dev, 0)
-        if files and directories and not base:
-            return entries
-        return [
-            (name, kind, ino ^ base if (directories if kind == DT_DIR else files) else 0) for name, kind, ino in entries
-        ]
+        names, kinds, inos = found
+        if files and not base and (directories or DT_DIR not in kinds):
+            return found
+        rows = zip(kinds, inos, strict=True)
+        return names, kinds, [ino ^ base if (directories if kind == DT_DIR else files) else 0 for kind, ino in rows]
 
     def is_empty(self, node: DirNode) -> bool:
         """Tell whether a directory shows no name, whatever whiteouts it holds. Raises OSError.

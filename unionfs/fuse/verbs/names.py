@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from unionfs.union.listing import Run
     from unionfs.union.nodes import AnyNode
 
-_NONE: frozenset[int] = frozenset()
-_DIRECTORIES = frozenset((DT_DIR,))
-_ALL = frozenset(range(16))  # types of readdir(3)
+_NONE = b""
+_DIRECTORIES = bytes((DT_DIR,))
+_ALL = bytes(range(16))  # types of readdir(3)
 
 
 class NameVerbs(Verbs):
@@ -114,16 +114,19 @@ class NameVerbs(Verbs):
                 break
         return replies.data(request.unique, buffer.payload)
 
-    def _add_run(self, buffer: replies.DirentBuffer, node: DirNode, run: Run, told: frozenset[int]) -> bool:
+    def _add_run(self, buffer: replies.DirentBuffer, node: DirNode, run: Run, told: bytes) -> bool:
         """Add rows of a listing, with attributes those whose types are in ``told``; False if not all of them fit."""
         first, names, kinds, inos = run
-        shown, known = kinds.translate(self.kinds), node.children
-        rows = enumerate(zip(names, kinds, inos, strict=True))
-        apart = [
-            row
-            for row, (name, kind, ino) in rows
-            if not ino or not name or (kind in told and (name not in known or not _is_settled(known[name])))
-        ]
+        shown = kinds.translate(self.kinds)
+        apart: list[int] = []
+        if not all(inos) or not all(names) or kinds.translate(None, told) != kinds:
+            rows = enumerate(zip(names, kinds, inos, strict=True))
+            known = node.children
+            apart = [
+                row
+                for row, (name, kind, ino) in rows
+                if not ino or not name or (kind in told and (name not in known or not _is_settled(known[name])))
+            ]
         add = self._add_found if told else self._add_numbered
         start = 0
         for row in apart:

@@ -15,7 +15,7 @@ from unionfs.fuse.wire import abi
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
 STATX_BASIC_STATS = 0x7FF  # statx(2)
 STATX_BTIME = 0x800
@@ -180,6 +180,7 @@ class _Dirents(dict[int, "Callable[..., bytes]"]):
 
     def __init__(self, blank: int) -> None:
         self._format = f"={blank}x{abi.DIRENT.format.lstrip('=')}"
+        self.least = blank + abi.DIRENT.size + 8  # bytes of the shortest
 
     def __missing__(self, length: int) -> Callable[..., bytes]:
         pack = self[length] = Struct(f"{self._format}{length + (-length & 7)}s").pack
@@ -217,24 +218,21 @@ class DirentBuffer:
         self._records.append(record)
         return True
 
-    def extend(self, names: Iterable[bytes], dtypes: Iterable[int], inos: Iterable[int], offset: int) -> bool:
+    def extend(self, names: Sequence[bytes], dtypes: Iterable[int], inos: Iterable[int], offset: int) -> bool:
         """Append names alone, `.` and `..` among them, the first of which has `offset`, each other one the next.
 
         The kernel looks them up when somebody asks for them. Return False when not all fit: the rest is left out.
         """
-        room, pack, append = self._room, self._pack_names, self._records.append
-        fits = True
-        for name, dtype, ino in zip(names, dtypes, inos, strict=True):
-            length = len(name)
-            record = pack[length](ino, offset, length, dtype, name)
-            if len(record) > room:
-                fits = False
-                break
-            room -= len(record)
-            append(record)
-            offset += 1
+        pack = self._pack_names
+        most = self._room // pack.least + 1  # packing more would be for nothing
+        rows = zip(names[:most], dtypes, inos, range(offset, offset + most), strict=False)
+        records = [pack[length := len(name)](ino, after, length, dtype, name) for name, dtype, ino, after in rows]
+        room = self._room - sum(map(len, records))
+        while room < 0:
+            room += len(records.pop())
         self._room = room
-        return fits
+        self._records += records
+        return len(records) == len(names)
 
     @property
     def payload(self) -> bytes:
