@@ -357,11 +357,13 @@ class Operations:
 
     def fsync(self, path: str | None, datasync: int, info: FileInfo) -> int:
         """fsync(2) and fdatasync(2)."""
-        descriptor = self._files.take_to_sync(self._open_file(info))
-        if descriptor >= 0:
-            try:
-                (os.fdatasync if datasync else os.fsync)(descriptor)
-            finally:
+        descriptor, owned = self._files.borrow_to_sync(self._open_file(info))
+        if descriptor < 0:
+            return 0
+        try:
+            (os.fdatasync if datasync else os.fsync)(descriptor)
+        finally:
+            if owned:
                 os.close(descriptor)
         return 0
 

@@ -169,18 +169,13 @@ class RealFiles:
         if drop and not stat.S_ISDIR(mode):
             self.stack.writable().chmod(node, mode & ~drop)
 
-    def take(self, node: Node, *, to_write: bool = False) -> int:
-        """Return a descriptor of the data of ``node`` that the caller must close. Raises OSError."""
-        descriptor, owned = self.borrow(node, to_write=to_write)
-        return descriptor if owned else os.dup(descriptor)
-
-    def take_to_sync(self, node: Node) -> int:
-        """Return a descriptor, which the caller must close, of what the writable layer has of ``node``: attributes at
-        least; -1 where it has nothing, or nothing is to be synced. Raises OSError.
+    def borrow_to_sync(self, node: Node) -> tuple[int, bool]:
+        """Return, as :meth:`borrow` does, a descriptor of what the writable layer has of ``node``: attributes at least;
+        -1 where it has nothing, or nothing is to be synced. Raises OSError.
         """
         if not node.owned or self.stack.config.volatile:
-            return -1
-        return self.take(node) if node.in_upper else self.view.open_own(node, os.O_RDONLY)
+            return -1, False
+        return self.borrow(node) if node.in_upper else (self.view.open_own(node, os.O_RDONLY), True)
 
     # -- parts -------------------------------------------------------------------------------------------------------
 
@@ -402,6 +397,11 @@ class OpenFiles(RealFiles):
         # Pages in the cache may be older than what went past it through an earlier backing file.
         stale = opened.in_upper and self.backing is not None and opened.count == 1
         return 0 if stale else abi.FOPEN_KEEP_CACHE, 0
+
+
+def taken(descriptor: int, owned: bool) -> int:
+    """Return a descriptor like one that was borrowed, which the caller must close."""
+    return descriptor if owned else os.dup(descriptor)
 
 
 def _is_mappable(flags: int) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 
-from unionfs.fuse.openfiles import SMALL_BYTES
+from unionfs.fuse.openfiles import SMALL_BYTES, taken
 from unionfs.fuse.verbs.base import Later, Verbs, untouched
 from unionfs.fuse.wire import abi, notify, replies
 from unionfs.ondisk import IMMUTABLE
@@ -189,11 +189,11 @@ class FileVerbs(Verbs):
         return Later(run)
 
     def _fsync(self, request: Request) -> Reply:
-        descriptor = self.files.take_to_sync(self._file(request.nodeid))
-        if descriptor < 0:
+        borrowed = self.files.borrow_to_sync(self._file(request.nodeid))
+        if borrowed[0] < 0:
             return replies.ok(request.unique)
         sync = os.fdatasync if request.args[1] & abi.FSYNC_FDATASYNC else os.fsync
-        return self._sync_soon(request, descriptor, sync)
+        return self._sync_soon(request, taken(*borrowed), sync)
 
     def _syncfs(self, request: Request) -> Reply:
         if self.stack.upper is None or self.stack.config.volatile:
@@ -205,7 +205,7 @@ class FileVerbs(Verbs):
         _fh, offset, length, mode = request.args
         self._edit().change(node, forbidding=inode_flags.forbidding_space(mode))
         self._changed_by(request, node)
-        working = self.files.take(node, to_write=True)
+        working = taken(*self.files.borrow(node, to_write=True))
         return self._sync(request.unique, working, lambda file: files.fallocate(file, mode, offset, length))
 
     def _changed_by(self, request: Request, node: Node) -> None:
@@ -250,9 +250,9 @@ class FileVerbs(Verbs):
         source, target = self._file(request.nodeid), self._file(node_out)
         self._edit().change(target)
         self._changed_by(request, target)
-        unique, reading = request.unique, self.files.take(source)
+        unique, reading = request.unique, taken(*self.files.borrow(source))
         try:
-            writing = self.files.take(target, to_write=True)
+            writing = taken(*self.files.borrow(target, to_write=True))
         except OSError:
             os.close(reading)
             raise
