@@ -252,6 +252,11 @@ class Origin(NamedTuple):
             return int.from_bytes(self.handle[:8], "little")
         return None
 
+    @property
+    def subvolume(self) -> int | None:
+        """The subvolume of the lower file where that is btrfs, None elsewhere."""
+        return int.from_bytes(self.handle[8:16], "little") if self.kind in _BTRFS_TYPES else None
+
 
 def decode_origin(value: bytes) -> Origin | None:
     """Read the value of ``overlay.origin``; None when it is no handle that this version knows."""

@@ -226,10 +226,11 @@ class Layer:
     """One directory tree, opened once.
 
     ``index`` is its place in the stack, 0 for the topmost. ``path`` is what the user called it, for messages alone.
-    ``whiteouts`` are inode numbers of whiteouts with many names, which nobody has to look at again.
+    ``whiteouts`` are inode numbers of whiteouts with many names, which nobody has to look at again. ``subvolume`` is
+    the one that it begins in where the file system is btrfs: then others may follow, without a mount.
     """
 
-    __slots__ = ("cache", "dev", "hidden", "index", "noatime", "path", "root", "uuid", "whiteouts")
+    __slots__ = ("cache", "dev", "hidden", "index", "noatime", "path", "root", "subvolume", "uuid", "whiteouts")
 
     def __init__(self, path: bytes, fd: int, index: int, cache: DescriptorCache) -> None:
         self.path = path
@@ -240,6 +241,7 @@ class Layer:
         self.noatime = _noatime(fd)
         self.dev = os.fstat(fd).st_dev
         self.uuid = _uuid(fd)
+        self.subvolume = subvolume_of(fd, b"")
         self.root = Dir(self, None, b"", fd)
 
     def open_chain(self, ancestor: int, names: list[bytes]) -> int:
@@ -314,6 +316,14 @@ def _uuid(fd: int) -> bytes:
         return files.filesystem_uuid(fd)
     except OSError:
         return bytes(16)
+
+
+def subvolume_of(directory: int, name: bytes) -> int | None:
+    """Return the subvolume of btrfs that a file is in, or the open ``directory`` itself; None where there are none."""
+    try:
+        return ondisk.Origin(b"", *files.file_handle(directory, name)).subvolume
+    except OSError:
+        return None
 
 
 # -- what the owner of a file may do ---------------------------------------------------------------------------------

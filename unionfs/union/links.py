@@ -288,7 +288,7 @@ class LinkIndex:
 
     def entry_of(self, state: os.stat_result) -> bytes | None:
         """Return the name in the index of a file that was met in the writable layer, None if it was made there."""
-        if self.directory is None:
+        if self.directory is None or (self.upper.subvolume is not None and state.st_dev != self.upper.dev):
             return None
         if self._entries is None:
             self._entries = {ino: name for name, _kind, ino in self.directory.entries()}

@@ -1,4 +1,5 @@
-"""What directories of layers say: which names each shows, which it deletes further down, and where the layer ends.
+"""What directories of layers say: which names each shows, which it deletes further down, and where the layer ends; and
+what inode numbers of their files are to be shown.
 
 The merged view is made of such pieces; what they are in it, it knows itself. Reads only, as overlayfs.rst has it.
 """
@@ -10,19 +11,23 @@ import os
 import stat
 
 from unionfs import ondisk
-from unionfs.layers.layer import DT_CHR, DT_DIR, DT_REG, DT_UNKNOWN, Dir, columns
+from unionfs.layers.layer import DT_CHR, DT_DIR, DT_REG, DT_UNKNOWN, Dir, columns, subvolume_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Set
     from typing import Any
 
-    from unionfs.layers.layer import Columns, Entry
+    from unionfs.layers.layer import Columns, Entry, Layer
+    from unionfs.ondisk import Origin
     from unionfs.union.nodes import DirNode, Table
 
 _S_IFMT = 0o170000
 _S_IFCHR = stat.S_IFCHR
 _S_IFREG = stat.S_IFREG
+_FILESYSTEM_SHIFT = 48
+_SUBVOLUMES = 0x4000
+"""From this number on file systems are subvolumes, as many again; bit 15 is that of ids apart, see ``nodes``."""
 _MAYBE_WHITEOUTS = bytes((DT_CHR, DT_UNKNOWN))
 
 
@@ -193,3 +198,61 @@ def devices_of_programs(state: os.stat_result) -> os.stat_result:
     """Return attributes as a program is to see them, to whom a nested overlay's whiteout is the device 0:0."""
     rdev = ondisk.unescape_device(state.st_mode, state.st_rdev)
     return state if rdev == state.st_rdev else with_field(state, st_rdev=rdev)
+
+
+# -- inode numbers -----------------------------------------------------------------------------------------------------
+
+
+class Numbers:
+    """What inode numbers are combined with (by ``^``) to be unique over all file systems of a stack, and stay the same
+    after a copy-up and at the next mount: ``bases`` are those known by st_dev.
+
+    A file system has its place among the layers. One that begins in the middle of a layer, without a mount, is a
+    subvolume of btrfs: its own number tells it, whichever is met first. Handles of its files hold that (``struct
+    btrfs_fid`` in fs/btrfs/export.h), those that copies keep as their origin among them.
+    """
+
+    __slots__ = ("_subvolumes", "bases")
+
+    def __init__(self, layers: Iterable[Layer]) -> None:
+        self.bases: dict[int, int] = {}
+        self._subvolumes: dict[tuple[bytes, int], int] = {}
+        for layer in layers:
+            base = self.bases.setdefault(layer.dev, len(self.bases) << _FILESYSTEM_SHIFT)
+            if layer.subvolume is not None:
+                self._subvolumes[layer.uuid, layer.subvolume] = base
+
+    def enter(self, dev: int, part: Dir | None, name: bytes) -> int:
+        """Return the base of a file system that is met for the first time: at ``name`` in ``part``, or at ``part``."""
+        subvolume = None
+        if part is not None and part.layer.subvolume is not None:
+            subvolume = subvolume_of(part.descriptor(), name)
+        if part is None or subvolume is None:
+            base = len(self.bases) << _FILESYSTEM_SHIFT
+        else:
+            base = self._of_subvolume(part.layer.uuid, subvolume)
+        self.bases[dev] = base
+        return base
+
+    def of_listing(self, part: Dir) -> int:
+        """Return the base of the names in a directory, but for directories there, which may be subvolumes."""
+        if part.layer.subvolume is None:
+            return self.bases[part.layer.dev]
+        dev = os.stat(part.descriptor()).st_dev
+        base = self.bases.get(dev)
+        return self.enter(dev, part, b"") if base is None else base
+
+    def of_origin(self, origin: Origin, layer: Layer) -> int:
+        """Return the base of the file that a copy came from, on the file system of ``layer``."""
+        if origin.subvolume is None:
+            return self.bases[layer.dev]
+        return self._of_subvolume(layer.uuid, origin.subvolume)
+
+    def _of_subvolume(self, uuid: bytes, subvolume: int) -> int:
+        base = self._subvolumes.get((uuid, subvolume))
+        if base is None:
+            taken = set(self._subvolumes.values())
+            numbers = (_SUBVOLUMES | (subvolume + step) % _SUBVOLUMES for step in range(_SUBVOLUMES))
+            base = next(number << _FILESYSTEM_SHIFT for number in numbers if number << _FILESYSTEM_SHIFT not in taken)
+            self._subvolumes[uuid, subvolume] = base
+        return base

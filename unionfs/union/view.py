@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 NAME_MAX_BYTES = 255
 _ACL_PREFIX = b"system.posix_acl_"
-_FILESYSTEM_SHIFT = 48
 _S_IFMT = 0o170000
 _S_IFDIR = stat.S_IFDIR
 _S_IFCHR = stat.S_IFCHR
@@ -44,7 +43,6 @@ class View:
     """
 
     __slots__ = (
-        "_filesystems",
         "cache",
         "counts_subdirectories",
         "data_layers",
@@ -53,6 +51,7 @@ class View:
         "keeps_links",
         "lowers",
         "nodes",
+        "numbers",
         "upper",
     )
 
@@ -65,9 +64,7 @@ class View:
         self.upper = upper
         self.cache = cache
         self.index: LinkIndex | None = None
-        self._filesystems: dict[int, int] = {}
-        for layer in ([upper] if upper else []) + lowers:
-            self._filesystems.setdefault(layer.dev, len(self._filesystems))
+        self.numbers = pieces.Numbers(lowers if upper is None else [upper, *lowers])
         self.nodes = NodeTable(self._make_root())
         self.enter(self.nodes.root)
 
@@ -82,16 +79,13 @@ class View:
 
     # -- identity ----------------------------------------------------------------------------------------------------
 
-    def ino(self, state: os.stat_result) -> int:
-        """Return the inode number to show for a real file: unique over all file systems of the stack."""
-        return self.map_ino(state.st_dev, state.st_ino)
+    def ino(self, state: os.stat_result, part: Dir | None = None, name: bytes = b"") -> int:
+        """Return the inode number to show for a real file: unique over all file systems of the stack.
 
-    def map_ino(self, dev: int, ino: int) -> int:
-        """Return the inode number to show for inode ``ino`` of the file system ``dev``."""
-        index = self._filesystems.get(dev)
-        if index is None:
-            index = self._filesystems[dev] = len(self._filesystems)
-        return ino ^ (index << _FILESYSTEM_SHIFT)
+        It stands in ``part`` of a layer, or is that; None for what the writable layer alone can have.
+        """
+        base = self.numbers.bases.get(state.st_dev)
+        return state.st_ino ^ (self.numbers.enter(state.st_dev, part, name) if base is None else base)
 
     # -- lookup ------------------------------------------------------------------------------------------------------
 
@@ -160,14 +154,14 @@ class View:
         return len(marker) <= NAME_MAX_BYTES and upper.has(marker)
 
     def _new_directory(self, parent: DirNode, name: bytes, place: Dir, state: os.stat_result) -> DirNode:
-        ino = self.ino(state)
+        ino = self.ino(state, place, name)
         node = DirNode(0, parent, name, ino)
         part = Dir(place.layer, place, name)
         if place.layer is self.upper:
             node.upper = part
             lowers = self.enter(node)
             if lowers:
-                node.ino = self.ino(pieces.stat_directory(lowers[0]))
+                node.ino = self.ino(pieces.stat_directory(lowers[0]), lowers[0])
         else:
             node.seed = (part,)
         self.nodes.identify(node, ino)
@@ -188,7 +182,7 @@ class View:
             if shared is not None:
                 self.nodes.add_name(shared, parent, name)
                 return shared, state
-        ino = self.ino(state)
+        ino = self.ino(state, place, name)
         node = Node(0, parent, name, ino)
         node.home, node.home_name, node.in_upper = home, home_name, in_upper
         origin = None
@@ -238,7 +232,7 @@ class View:
         if origin is None or origin.ino is None:
             return None
         layer = self.origin_layer(origin)
-        return None if layer is None else self.map_ino(layer.dev, origin.ino)
+        return None if layer is None else origin.ino ^ self.numbers.of_origin(origin, layer)
 
     def origin_layer(self, origin: ondisk.Origin) -> Layer | None:
         """Return a lower layer on the file system that ``origin`` names, None where there is none."""
@@ -378,7 +372,8 @@ class View:
 
     def _numbered(self, part: Dir, found: Columns, *, files: bool, directories: bool) -> Columns:
         """Return what was found with the inode numbers to show; 0 where a layer does not tell them for this kind."""
-        base = self.map_ino(part.layer.dev, 0)
+        base = self.numbers.of_listing(part)
+        directories = directories and part.layer.subvolume is None  # or one may be another subvolume
         names, kinds, inos = found
         if files and not base and (directories or DT_DIR not in kinds):
             return found
