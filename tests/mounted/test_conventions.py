@@ -95,6 +95,25 @@ def test_podman_in_its_own_directory(tmp_path: Path) -> None:
     assert (tmp_path / "upper/new").exists()
 
 
+def test_layers_named_one_by_one(tmp_path: Path) -> None:
+    """As overlayfs takes them since Linux 6.8: a layer each, whose colons mean nothing."""
+    point, data = tmp_path / "m", tmp_path / "data"
+    lowers = [tmp_path / "a:b", tmp_path / "c,d", tmp_path / "e"]
+    for place in (*lowers, data):
+        place.mkdir()
+        (place / place.name).touch()
+        (place / "same").write_text(place.name)
+    words = [f"lowerdir={lowers[2]}", *(f"lowerdir+={str(lower).replace(',', chr(92) + ',')}" for lower in lowers)]
+    with mounted(point, "-o", ",".join([*words[1:], f"datadir+={data}"]), point):
+        assert sorted(os.listdir(point)) == ["a:b", "c,d", "e", "same"]
+        assert (point / "same").read_text() == "a:b"
+        assert json.loads(os.getxattr(point, "user.unionfs.config"))["lower"] == list(map(str, lowers))
+    with mounted(point, "-o", ",".join(words[:2]), point):
+        assert (point / "same").read_text() == "e"
+    for wrong in ("lowerdir+=", f"lowerdir+={data},datadir+=", f"lowerdir+={data},datadir+={data},lowerdir+={data}"):
+        assert unionmount("-o", wrong, point).returncode == 2
+
+
 def test_unknown_words_are_reported_and_ignored(tmp_path: Path) -> None:
     """As fuse-overlayfs does, whose callers pass on what they do not know."""
     options, point = stack(tmp_path), tmp_path / "m"

@@ -44,6 +44,7 @@ Without an upper directory the mount is read-only.
 
 _TRANSPORTS = ("auto", "direct", "fusepy")
 _OURS = ("lowerdir", "upperdir", "workdir", "metacopy", "nfs_export", "whiteouts", "mode", "writeback")
+_ADDED = ("lowerdir+", "datadir+")
 #: Words of fuse-overlayfs that ask for what is always so here, or for what only its own machinery has.
 _FLAGS = frozenset({"volatile", "userxattr"})
 _ACCEPTED = frozenset({"kernel_cache", "auto_unmount", "nonempty"})
@@ -164,6 +165,20 @@ def unescape(text: str) -> str:
     return plain + "\\" * escaped
 
 
+def add_layer(parts: list[str], name: str, path: str) -> None:
+    """Add to the parts of ``lowerdir`` what ``lowerdir+`` or ``datadir+`` names, a layer each: colons are as they are
+    (ovl_parse_layer in fs/overlayfs/params.c). Raises UsageError.
+    """
+    if not path:
+        raise errors.UsageError(problem=f"option '{name}=' needs a value")
+    if name == "datadir+":
+        parts += ["", path]
+    elif "" in parts:
+        raise errors.UsageError(problem="a layer of 'lowerdir+=' cannot follow one that only holds data")
+    else:
+        parts.append(path)
+
+
 def split_data_layers(parts: list[str]) -> tuple[list[str], list[str]]:
     """Part the layers of ``lowerdir`` into ordinary ones and those after ``::``, which hold data alone.
 
@@ -259,7 +274,9 @@ def _take_ours(request: Request) -> dict[str, list[str]]:
     others = []
     for word in request.words:
         name, equals, value = word.partition("=")
-        if equals and name in named:
+        if equals and name in _ADDED:
+            add_layer(named["lowerdir"], name, value.replace("\\,", ","))
+        elif equals and name in named:
             named[name] = split_layers(value) if name == "lowerdir" else [unescape(value)]
         elif word:
             others.append(word)
