@@ -46,17 +46,18 @@ def place(part: Dir) -> tuple[int, bytes]:
 
 def named(parts: Iterable[Dir], name: bytes) -> Iterator[Dir]:
     """Yield the directories called ``name`` in ``parts``, ending at the first whiteout or file of that name."""
+    above: Dir | None = None
     for part in parts:
+        if above is not None and above.has(ondisk.aufs_whiteout(name)):
+            return
+        above = part
         try:
             state = os.stat(name, dir_fd=part.descriptor(), follow_symlinks=False)
         except FileNotFoundError:
-            state = None
-        if state is not None:
-            if not stat.S_ISDIR(state.st_mode):
-                return
-            yield Dir(part.layer, part, name)
-        if part.has(ondisk.aufs_whiteout(name)):
+            continue
+        if not stat.S_ISDIR(state.st_mode):
             return
+        yield Dir(part.layer, part, name)
 
 
 def ends_at(part: Dir) -> bool:

@@ -258,11 +258,13 @@ class View:
         if node.upper is not None:
             return with_owners_rights(lambda: self._below_upper(node), self.place(node))
         assert node.parent is not None
-        return self._stack(self._candidates(node.parent, node.name), self.enter(node.parent))
+        beside = self.enter(node.parent)
+        found = node.seed if len(beside) == 1 else self._candidates(node.parent, node.name)
+        return self._stack(found, beside)
 
     def _below_upper(self, node: DirNode) -> tuple[Dir, ...]:
         assert node.upper is not None and node.parent is not None
-        marks = node.upper.parent.marks(node.name) if node.upper.parent is not None else ondisk.NO_MARKS
+        marks = node.upper.marks()
         node.impure, node.protection = marks.impure, marks.protection
         beside = self.enter(node.parent)
         if self._follows(marks) and marks.redirect is not None:
@@ -293,18 +295,18 @@ class View:
         ``beside`` are the lower parts of the directory that they stand in. The root of a layer stands where it was put.
         """
         parts: list[Dir] = []
+        marks = ondisk.NO_MARKS
         bottom = self.lowers[-1]
         for part in candidates:
-            if pieces.ends_at(part):
+            if (parts and parts[-1].is_opaque(marks)) or pieces.ends_at(part):
                 break
             parts.append(part)
             if part.layer is bottom:
                 break
             marks = part.marks()
-            if part.is_opaque(marks):
-                break
             if marks.redirect is not None and self._follows(marks) and part.parent is not None:
-                parts.extend(self.redirected(marks.redirect, beside, part.layer.index))
+                if not part.is_opaque(marks):
+                    parts.extend(self.redirected(marks.redirect, beside, part.layer.index))
                 break
         return tuple(parts)
 
