@@ -102,9 +102,6 @@ class Verbs:
     def _entry(self, node: AnyNode, state: os.stat_result) -> bytes:
         """Return the entry for ``node``, counted as one more lookup by the kernel."""
         node.lookups += 1
-        return self._entry_payload(node, state)
-
-    def _entry_payload(self, node: AnyNode, state: os.stat_result) -> bytes:
         generation = node.generation or self.generation
         if node.id == ROOT_ID:
             generation = 0  # the kernel made that inode, fuse_get_root_inode()
