@@ -56,7 +56,11 @@ def open_lower(view: View, node: Node, flags: int) -> int:
     """
     if node.data is None:
         descriptor = view.open_own(node, flags)
-        marks = read_marks(files.proc_path(descriptor) if flags & os.O_PATH else descriptor, follow=True)
+        try:
+            marks = read_marks(files.proc_path(descriptor) if flags & os.O_PATH else descriptor, follow=True)
+        except OSError:
+            os.close(descriptor)
+            raise
         if not marks.metacopy:
             return descriptor
         os.close(descriptor)
