@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from unionfs.union.view import View
 
 _RECORDS = b"links"
+#: What name_to_handle_at(2) says where files have no handles, or none that can be used.
+_NO_HANDLES = (errno.EOPNOTSUPP, errno.ENOSYS, errno.EOVERFLOW, errno.EPERM)
+_ABSENT = (errno.ENODATA, errno.EOPNOTSUPP, errno.EACCES, errno.EPERM)
 _COUNTS = (ondisk.TRUSTED_PREFIX + ondisk.NLINK, ondisk.USER_PREFIX + ondisk.NLINK)
 
 
@@ -68,10 +71,15 @@ class LinkIndex:
     # -- identity ----------------------------------------------------------------------------------------------------
 
     def origin(self, place: Dir, name: bytes) -> bytes | None:
-        """Return the value of ``overlay.origin`` for a lower file, None where its file system has no handles."""
+        """Return the value of ``overlay.origin`` for a lower file, None where its file system has no handles.
+
+        Raises OSError where it has, or the same file would be another one in the index.
+        """
         try:
             kind, handle = files.file_handle(place.descriptor(), name)
-        except OSError:
+        except OSError as error:
+            if error.errno not in _NO_HANDLES:
+                raise
             return None
         return ondisk.Origin(place.layer.uuid, kind, handle).encode()
 
@@ -95,8 +103,8 @@ class LinkIndex:
         count = state.st_nlink + links.delta
         self._write_record(name, b"=%d" % count)
         self.upper.mark(self.upper.work, staged, ondisk.NLINK, b"L%+d" % links.delta)
+        copy = os.stat(staged, dir_fd=self.upper.work, follow_symlinks=False)
         files.renameat2(self.upper.work, staged, directory.descriptor(), name)
-        copy = os.stat(name, dir_fd=directory.descriptor(), follow_symlinks=False)
         self.nodes.share(node, (copy.st_dev, copy.st_ino))
         if self._entries is not None:
             self._entries[copy.st_ino] = name
@@ -294,7 +302,15 @@ class LinkIndex:
             self._entries = {ino: name for name, _kind, ino in self.directory.entries()}
         return self._entries.get(state.st_ino)
 
-    def read_delta(self, node: Node, state: os.stat_result) -> None:
+    def count(self, node: Node, state: os.stat_result, *, in_upper: bool) -> None:
+        """Find out how many names ``node`` has, which was just met in the writable layer or below. Raises OSError."""
+        try:
+            (self._read_delta if in_upper else self._read_lost_names)(node, state)
+        except OSError:
+            self.nodes.forget(node, 0)  # who asks again must not be told a wrong number
+            raise
+
+    def _read_delta(self, node: Node, state: os.stat_result) -> None:
         """Make ``node`` shared under its upper file, with the count that ``overlay.nlink`` holds.
 
         It is relative to the upper file's links (U), or to those of the lower one (L) if the kernel died between the
@@ -335,7 +351,7 @@ class LinkIndex:
         finally:
             os.close(lower)
 
-    def read_lost_names(self, node: Node, state: os.stat_result) -> None:
+    def _read_lost_names(self, node: Node, state: os.stat_result) -> None:
         """Make the lower file ``node`` shared, with the names that it has lost so far."""
         links = self.nodes.share(node, (state.st_dev, state.st_ino))
         if node.home is not None:
@@ -343,11 +359,12 @@ class LinkIndex:
 
 
 def _first_of(path: bytes, attributes: tuple[bytes | None, ...]) -> tuple[bytes | None, bytes]:
-    """Return the first of ``attributes`` that a file has, and its value."""
+    """Return the first of ``attributes`` that a file has, and its value. Raises OSError."""
     for attribute in attributes:
         try:
             if attribute is not None:
                 return attribute, os.getxattr(path, attribute, follow_symlinks=False)
-        except OSError:
-            continue
+        except OSError as error:
+            if error.errno not in _ABSENT:
+                raise
     return None, b""

@@ -200,7 +200,7 @@ class View:
         if several or (in_upper and home is not None):
             self.nodes.share(node, (state.st_dev, state.st_ino))
             if self.index is not None:
-                (self.index.read_delta if in_upper else self.index.read_lost_names)(node, state)
+                self.index.count(node, state, in_upper=in_upper)
         return node, state
 
     def _indexed(
