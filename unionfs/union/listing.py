@@ -12,7 +12,8 @@ from struct import Struct, pack
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    import os
+    from collections.abc import Callable, Iterator
 
     from unionfs.layers.layer import Columns
 
@@ -33,6 +34,19 @@ _BIAS = 1 << 30
 def offset_after(position: int) -> int:
     """Return the offset at which what follows ``position`` begins."""
     return _BIAS + position + 1
+
+
+def after_change(listing: Listing | None, stat: Callable[[], os.stat_result]) -> os.stat_result:
+    """Return the attributes of what has just got a name in a directory, with which its ``listing`` is to follow.
+
+    Raises OSError; the name is there all the same, so the directory is to be read again.
+    """
+    try:
+        return stat()
+    except OSError:
+        if listing is not None:
+            listing.failed = True
+        raise
 
 
 class _Rows:

@@ -16,6 +16,7 @@ from unionfs.layers.layer import Dir
 from unionfs.policy import removal
 from unionfs.syscalls import files
 from unionfs.union import handles, inode_flags
+from unionfs.union.listing import after_change
 from unionfs.union.nodes import AnyNode, DirNode, Node, let_go
 
 TYPE_CHECKING = False
@@ -78,7 +79,7 @@ class Mutations:
         made_mode = self._masked(parent, mode, caller)
         try:
             self._make(parent, name, made_mode | stat.S_IFREG, caller, make)
-            state = os.fstat(opened[0])
+            state = after_change(parent.listing, lambda: os.fstat(opened[0]))
         except OSError:
             for descriptor in opened:
                 os.close(descriptor)
@@ -105,7 +106,7 @@ class Mutations:
         node = DirNode(0, parent, name, 0)
         node.upper = self.upper.holder(parent.upper, name)
         node.lowers = ()
-        state = self.view.stat(node)
+        state = after_change(parent.listing, lambda: self.view.stat(node))
         node.ino = self.view.ino(state)
         self._attach(node, parent, state)
         return node, state
@@ -267,7 +268,8 @@ class Mutations:
 
     def _created(self, parent: DirNode, name: bytes) -> tuple[Node, os.stat_result]:
         assert parent.upper is not None
-        state = os.stat(name, dir_fd=parent.upper.descriptor(), follow_symlinks=False)
+        place = parent.upper.descriptor()
+        state = after_change(parent.listing, lambda: os.stat(name, dir_fd=place, follow_symlinks=False))
         return self._new_node(parent, name, state), state
 
     def _new_node(self, parent: DirNode, name: bytes, state: os.stat_result) -> Node:
@@ -301,7 +303,7 @@ class Mutations:
             self.upper.publish(staged, place, name)
         if not self.upper.dialect.device_whiteouts:
             self.upper.remove_whiteout(place, name)
-        state = self._shared_by(node, parent, name)
+        state = after_change(parent.listing, lambda: self._shared_by(node, parent, name))
         if parent.listing is not None:
             parent.listing.add(name, state.st_mode >> 12, node.ino)
         return state
@@ -434,9 +436,7 @@ class Mutations:
             self.copyup.attributes(node, forbidding=forbidding)
 
     def target(self, node: AnyNode) -> tuple[int, bytes, bool]:
-        """Return (directory descriptor, name, whether to follow it) for system calls that change the
-        file's attributes.
-        """
+        """Return (directory descriptor, name, whether to follow it) for calls that change the file's attributes."""
         if node.descriptor >= 0:
             return files.AT_FDCWD, files.proc_path(node.descriptor), True
         return (*self.view.place(node), False)

@@ -15,6 +15,7 @@ from unionfs.policy import Move, move
 from unionfs.syscalls import files
 from unionfs.union import inode_flags
 from unionfs.union.copying import copy_metadata
+from unionfs.union.listing import after_change
 from unionfs.union.mutate import Mutations, error
 from unionfs.union.nodes import AnyNode, DirNode, Node, let_go
 
@@ -159,12 +160,13 @@ class Renames:
             return
         if self.upper.dialect.device_whiteouts:
             self._clear_at_once(parent, directory)
-        else:
-            self.upper.write_whiteout(parent.descriptor(), directory.name)  # beside the directory it makes it opaque
-            self.upper.remove_whiteouts(directory)
-            if directory.has(ondisk.OPAQUE_MARKER):
-                os.unlink(ondisk.OPAQUE_MARKER, dir_fd=directory.descriptor())
+            node.lowers, node.table = (), None
+            return
+        self.upper.write_whiteout(parent.descriptor(), directory.name)  # beside the directory it makes it opaque
         node.lowers, node.table = (), None
+        self.upper.remove_whiteouts(directory)
+        if directory.has(ondisk.OPAQUE_MARKER):
+            os.unlink(ondisk.OPAQUE_MARKER, dir_fd=directory.descriptor())
 
     def _clear_at_once(self, parent: Dir, directory: Dir) -> None:
         staged, work = self.upper.staging_name(), self.upper.work
@@ -307,7 +309,11 @@ class Renames:
     def _list(self, place: Place, node: AnyNode) -> None:
         parent, name = place
         if parent.listing is not None:
-            parent.listing.add(name, self.view.stat(node).st_mode >> 12, node.ino)
+            try:
+                state = after_change(parent.listing, lambda: self.view.stat(node))
+            except OSError:
+                return  # the change itself is done
+            parent.listing.add(name, state.st_mode >> 12, node.ino)
 
     def _relocate(self, node: AnyNode) -> None:
         """Let a directory's part in the writable layer know its new parent and name."""
