@@ -162,7 +162,11 @@ class MappedMutations(Mutations):
                 raise
         staged, mode = self.upper.staging_name(), stat.S_IFCHR
         os.mknod(staged, stat.S_IFREG | 0o600, dir_fd=self.upper.work)
-        self.owners.give((self.upper.work, staged), self.uid, self.gid, mode, ondisk.escape_device(mode, 0))
+        try:
+            self.owners.give((self.upper.work, staged), self.uid, self.gid, mode, ondisk.escape_device(mode, 0))
+        except OSError:
+            self.upper.discard(staged)
+            raise
         return staged
 
     def _own(self, descriptor: int, place: int, mode: int, caller: Caller) -> None:
