@@ -8,7 +8,7 @@ import pytest
 
 from tests.support.trees import digest_of_layer
 
-from .operations import fill, open_union
+from .operations import prepare
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -19,22 +19,7 @@ if TYPE_CHECKING:
 def layers(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two lower layers, and a writable one with changes; the writable one is copied for each death."""
     base = tmp_path_factory.mktemp("crash")
-    for name in ("lower0", "lower1", "upper", "work"):
-        (base / name).mkdir()
-    fill(base / "lower1")
-    (base / "lower0/mixed").mkdir()
-    (base / "lower0/mixed/over").write_text("over")
-    with open_union(base) as union:
-        union.write_text("/new", "new")
-        union.write_text("/changed", "changed again")
-        union.unlink("/gone")
-        union.unlink("/emptied/inside")
-        union.mkdir("/fresh")
-        union.write_text("/fresh/file", "fresh")
-        union.write_text("/mixed/added", "added")
-        union.unlink("/mixed/removed")
-        union.unlink("/triplet1")
-        union.chmod("/copied1", 0o604)
+    prepare(base)
     return base
 
 

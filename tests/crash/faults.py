@@ -23,6 +23,8 @@ _OS_CALLS = (
     *("utime", "truncate", "ftruncate", "setxattr", "removexattr", "fsync", "fdatasync", "copy_file_range", "pwrite"),
 )
 _LIBC_CALLS = ("renameat2", "linkat", "utimensat", "fallocate")
+_OS_READS = ("stat", "lstat", "fstat", "listdir", "readlink", "getxattr", "listxattr", "pread", "lseek", "access")
+_LIBC_READS = ("statx", "name_to_handle_at", "open_by_handle_at", "getxattr")
 
 
 class Counter:
@@ -51,6 +53,10 @@ class Counter:
         return counted
 
 
+def _reads() -> list[tuple[Any, str]]:
+    return [(os, name) for name in _OS_READS] + [(_libc.libc, name) for name in _LIBC_READS]
+
+
 def _places() -> list[tuple[Any, str]]:
     places: list[tuple[Any, str]] = [(os, name) for name in _OS_CALLS]
     places += [(_libc.libc, name) for name in _LIBC_CALLS]
@@ -64,11 +70,16 @@ def install(counter: Counter) -> None:
 
 
 @contextmanager
-def failing(last: int, error: int) -> Iterator[list[str]]:
-    """Let call number ``last`` of this process (0: none) fail with ``error``; yield the calls as they are made."""
-    originals = [(place, name, getattr(place, name)) for place, name in _places()]
+def failing(last: int, error: int, *, reads: bool = False) -> Iterator[list[str]]:
+    """Let call number ``last`` of this process (0: none) fail with ``error``; yield the calls as they are made.
+
+    Those that only read a file system are counted as well if ``reads``.
+    """
+    places = _places() + (_reads() if reads else [])
+    originals = [(place, name, getattr(place, name)) for place, name in places]
     counter = Counter(last, error)
-    install(counter)
+    for place, name, call in originals:
+        setattr(place, name, counter.wrap(name, call))
     try:
         yield counter.calls
     finally:

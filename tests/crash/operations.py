@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
-from typing import TYPE_CHECKING
+import stat
+from struct import pack
+from typing import TYPE_CHECKING, NamedTuple
 
-from unionfs import Union
+from unionfs import Union, idmap
+from unionfs.idmap import IdMap, Ownership, Range
+from unionfs.syscalls import files
+from unionfs.union import stack as stacks
+from unionfs.union.owners import MappedView, replaced
+from unionfs.union.writing import Writing
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+    from typing import Any
+
+    import pytest
+
+    from unionfs.union.nodes import AnyNode
 
     Operation = Callable[[Union], None]
 
@@ -26,6 +39,18 @@ def _append(path: str) -> Operation:
 def _over(source: str, target: str) -> Operation:
     return lambda union: union.rename(source, target)
 
+
+def _flagged(source: str, target: str, flags: int) -> Operation:
+    def rename(union: Union) -> None:
+        stack, (start, end) = union._stack, (union._locate(path, follow=False) for path in (source, target))
+        assert stack.renames is not None
+        stack.renames.rename((start.parent, start.name), (end.parent, end.name), flags)
+
+    return rename
+
+
+_ACL_ENTRIES = ((1, 6, -1), (2, 7, 4), (4, 4, -1), (16, 7, -1), (32, 0, -1))  # acl(5), <linux/posix_acl_xattr.h>
+_ACL = b"\2\0\0\0" + b"".join(pack("<HHi", *entry) for entry in _ACL_ENTRIES)
 
 OPERATIONS: dict[str, Operation] = {
     "chmod a lower file": lambda union: union.chmod("/file", 0o640),
@@ -66,17 +91,46 @@ OPERATIONS: dict[str, Operation] = {
     "make a hard link to one of several": lambda union: union.link("/twin1", "/dir/hard"),
     "make a hard link to a copy": lambda union: union.link("/copied2", "/dir/hard"),
     "make a hard link to a lower file": lambda union: union.link("/file", "/dir/hard"),
+    "exchange merged directories": _flagged("/mixed", "/dir", files.RENAME_EXCHANGE),
+    "exchange a lower file and a new directory": _flagged("/file", "/fresh", files.RENAME_EXCHANGE),
+    "exchange links to two files": _flagged("/twin1", "/copied2", files.RENAME_EXCHANGE),
+    "rename a directory below a merged one": _over("/mixed", "/dir/mixed"),
+    "give an ACL": lambda union: union.setxattr("/file", "system.posix_acl_access", _ACL),
+    "remove an attribute": lambda union: union.removexattr("/marked", "user.note"),
+    "make a FIFO": lambda union: union.mkfifo("/dir/fifo"),
+    "make a device": lambda union: union.mknod("/dir/device", 0o20600, os.makedev(1, 3)),
+    "chmod a copy": lambda union: union.chmod("/attributes", 0o4710),
+    "rename a copy": _over("/attributes", "/dir/moved"),
+    "unlink a copy": lambda union: union.unlink("/attributes"),
+    "give a file to nobody": lambda union: union.chown("/file", 5001, 5002),
+    "give a directory to nobody": lambda union: union.chown("/dir", 5001, 5002),
+    "give a new file back": lambda union: union.chown("/new", 7, 8),
 }
 #: What copies data up and then changes it: the file may also be the copy that has not changed yet, which shows the
 #: same.
-WRITES: dict[str, Operation] = {"append to a lower file": _append("/file"), "append below": _append("/dir/sub/deep")}
+WRITES: dict[str, Operation] = {
+    "append to a lower file": _append("/file"),
+    "append below": _append("/dir/sub/deep"),
+    "append to a copy": _append("/attributes"),
+    "append to a link": _append("/twin1"),
+}
 
 
 def fill(layer: Path) -> None:
     """Make files of all kinds, some with several names."""
     for directory in ("dir/sub", "empty", "emptied", "mixed"):
         (layer / directory).mkdir(parents=True)
-    for name in ("file", "marked", "changed", "gone", "dir/sub/deep", "emptied/inside", "mixed/removed", "mixed/kept"):
+    for name in (
+        "file",
+        "marked",
+        "changed",
+        "attributes",
+        "gone",
+        "dir/sub/deep",
+        "emptied/inside",
+        "mixed/removed",
+        "mixed/kept",
+    ):
         (layer / name).write_text(f"the lower {name} " * 400)
         os.utime(layer / name, ns=(10**18, 10**18 + 123))
     os.truncate(layer / "file", 300_000)  # with a hole at its end
@@ -91,9 +145,97 @@ def fill(layer: Path) -> None:
             os.link(layer / first, layer / other)
 
 
-def open_union(base: Path) -> Union:
+class Way(NamedTuple):
+    """A way to open a stack: what of a ``Config`` is not as usual."""
+
+    whiteouts: str | None = None
+    metacopy: bool = False
+    nfs_export: bool = False
+    owners: Ownership | None = None
+
+
+_IDS = 1000
+_FEW = IdMap((Range(0, 0, _IDS),), missing=0)
+_SHIFTED = IdMap((Range(0, 6000, _IDS), Range(_IDS, 0, 6000)))
+WAYS = {
+    "overlay": Way(),
+    "userxattr": Way(whiteouts="userxattr"),
+    "oci": Way(whiteouts="oci"),
+    "metacopy": Way(metacopy=True),
+    "nfs_export": Way(nfs_export=True),
+    "remembered": Way(owners=Ownership(attribute=idmap.CONTAINERS_OVERRIDE, always=True)),
+    "namespace": Way(owners=Ownership(_FEW, _FEW, idmap.CONTAINERS_OVERRIDE)),
+    "mapped": Way(owners=Ownership(_SHIFTED, _SHIFTED)),
+}
+
+
+def refuse_as_a_namespace(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let this process give no file to ids from 1000 on, and make no device but whiteouts: user_namespaces(7)."""
+    chown, fchown, mknod = os.chown, os.fchown, os.mknod
+
+    def refusing(give: Callable[..., None]) -> Callable[..., None]:
+        def give_here(place: object, uid: int, gid: int, **options: Any) -> None:
+            if max(uid, gid) >= _IDS:
+                raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+            give(place, uid, gid, **options)
+
+        return give_here
+
+    def make_here(path: bytes, mode: int = 0o600, device: int = 0, **options: Any) -> None:
+        if device and stat.S_IFMT(mode) in (stat.S_IFCHR, stat.S_IFBLK):
+            raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+        mknod(path, mode, device, **options)
+
+    monkeypatch.setattr(os, "chown", refusing(chown))
+    monkeypatch.setattr(os, "fchown", refusing(fchown))
+    monkeypatch.setattr(os, "mknod", make_here)
+
+
+class _WayUnion(Union):
+    """A union that is opened in other ways than programs have."""
+
+    def __init__(self, base: Path, way: Way) -> None:
+        lowers = [os.fsencode(base / name) for name in ("lower0", "lower1")]
+        upper, workdir = (os.fsencode(base / name) for name in ("upper", "work"))
+        config = stacks.Config(lowers, upper, workdir, whiteouts=way.whiteouts, metacopy=way.metacopy)
+        config.nfs_export, config.owners = way.nfs_export, way.owners
+        self._own_workdir = False
+        Writing.__init__(self, stacks.open_stack(config, own_process=False))
+
+    def _attributes(self, node: AnyNode) -> os.stat_result:
+        """Return what is remembered of a file, whether or not somebody of that number can be shown."""
+        view, state = self._stack.view, super()._attributes(node)
+        if not isinstance(view, MappedView):
+            return state
+        kept = view.on_disk(node, view.stat(node))
+        return replaced(state, kept.st_mode, kept.st_uid, kept.st_gid, kept.st_rdev)
+
+
+def open_union(base: Path, way: Way = WAYS["overlay"]) -> Union:
     """Open the stack below ``base``."""
-    return Union(lower=[base / "lower0", base / "lower1"], upper=base / "upper", workdir=base / "work")
+    return _WayUnion(base, way)
+
+
+def prepare(base: Path, way: Way = WAYS["overlay"]) -> None:
+    """Make two lower layers below ``base``, and a writable one with changes."""
+    for name in ("lower0", "lower1", "upper", "work"):
+        (base / name).mkdir()
+    fill(base / "lower1")
+    (base / "lower0/mixed").mkdir()
+    (base / "lower0/mixed/over").write_text("over")
+    with open_union(base, way) as union:
+        union.write_text("/new", "new")
+        union.write_text("/changed", "changed again")
+        union.unlink("/gone")
+        union.unlink("/emptied/inside")
+        union.mkdir("/fresh")
+        union.write_text("/fresh/file", "fresh")
+        union.write_text("/mixed/added", "added")
+        union.unlink("/mixed/removed")
+        union.unlink("/triplet1")
+        union.chmod("/copied1", 0o604)
+        union.chmod("/attributes", 0o604)
+        union.chown("/new", 5001, 5002)
 
 
 def restore(layers: Path, stack: Path) -> None:
