@@ -110,6 +110,7 @@ def _copy_bound(stack: stacks.Stack) -> None:
     while waiting:
         parent = waiting.pop()
         assert parent.upper is not None
+        parent.impure = True  # a file without data counts as one, also where nothing announces it
         for name, _kind, _ino in list(parent.upper.entries()):
             found = view.lookup(parent, name)
             node = None if found is None else found[0]

@@ -1,0 +1,120 @@
+"""Layers as nobody should write them: all dialects in one, marks below marks, links, redirects, names of any bytes.
+
+Whatever stands in a layer, ``unionmount convert`` leaves the tree that it shows with the one below it, ``check
+--repair`` leaves it too, and then there is nothing to find any longer.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import tempfile
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from tests.crash.operations import Tree, tree
+from tests.support.probes import requires
+from unionfs import Union
+from unionfs.union.check import check, repair
+from unionfs.union.convert import convert
+
+from .dialects import DIALECTS
+
+pytestmark = requires("root", "trusted-xattrs", "user-xattrs")
+
+NAMES = st.sampled_from([b"a", b"b", b"c", b"\xff\n %", "ä".encode(), b"x" * 240])
+PATHS = st.lists(NAMES, min_size=1, max_size=3).map(b"/".join)
+#: A kind of thing, where it stands, and where the one that it has to do with does.
+STEPS = st.lists(
+    st.tuples(
+        st.sampled_from(
+            ["file", "directory", "symlink", "link", "redirect", "metacopy"]
+            + [f"{word} {name}" for name in DIALECTS for word in ("delete", "hide")]
+        ),
+        PATHS,
+        PATHS,
+    ),
+    max_size=14,
+)
+
+
+def _build(layer: Path, steps: list[tuple[str, bytes, bytes]]) -> None:
+    for kind, path, other in steps:
+        place, source = (Path(os.fsdecode(os.fsencode(layer) + b"/" + words)) for words in (path, other))
+        try:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            _make(kind, place, source, b"/" + other)
+        except (FileExistsError, NotADirectoryError, FileNotFoundError, PermissionError):
+            continue  # there is no room for it
+
+
+def _make(kind: str, place: Path, source: Path, path: bytes) -> None:
+    word, _, dialect = kind.partition(" ")
+    if word in ("file", "metacopy"):
+        with open(place, "x") as stream:
+            stream.write("data" * 3)
+    if word in ("directory", "hide", "redirect"):
+        place.mkdir(exist_ok=True)
+    if word == "symlink":
+        place.symlink_to("target")
+    elif word == "link" and stat.S_ISREG(os.lstat(source).st_mode):
+        os.link(source, place)
+    elif word == "redirect":
+        os.setxattr(place, "trusted.overlay.redirect", path)
+    elif word == "metacopy":
+        os.truncate(place, 0)
+        os.truncate(place, 12)
+        os.setxattr(place, "trusted.overlay.metacopy", b"")
+        os.setxattr(place, "trusted.overlay.redirect", path)
+    elif word == "hide":
+        DIALECTS[dialect].hide(place)
+    elif word == "delete" and not os.path.lexists(place):
+        DIALECTS[dialect].delete(place)
+
+
+class _Unreadable(Exception):
+    """The layer has a file whose data is nowhere."""
+
+
+def _tree(layer: Path, lower: Path) -> Tree:
+    try:
+        with Union(lower=[layer, lower]) as union:
+            return tree(union)
+    except OSError as error:
+        raise _Unreadable from error
+
+
+@pytest.mark.timeout(300)
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    below=st.lists(st.tuples(st.sampled_from(["file", "directory", "link"]), PATHS, PATHS), max_size=10),
+    steps=STEPS,
+    target=st.sampled_from(["overlay", "userxattr", "oci"]),
+    mended=st.booleans(),
+)
+@example(below=[("file", b"a", b"a")], steps=[("metacopy", b"a", b"a")], target="oci", mended=False)
+def test_the_tree_stays(
+    below: list[tuple[str, bytes, bytes]], steps: list[tuple[str, bytes, bytes]], target: str, *, mended: bool
+) -> None:
+    with tempfile.TemporaryDirectory() as base:
+        lower, layer = Path(base, "lower"), Path(base, "layer")
+        for place, content in ((lower, below), (layer, steps)):
+            place.mkdir()
+            _build(place, content)
+        try:
+            before = _tree(layer, lower)
+        except _Unreadable:
+            return
+        lowers = [os.fsencode(lower)]
+        if mended:
+            repair(os.fsencode(layer), None, lowers)
+            assert _tree(layer, lower) == before
+            assert check(os.fsencode(layer), None, lowers) == []
+        convert(os.fsencode(layer), target, lowers)
+        assert _tree(layer, lower) == before
+        repair(os.fsencode(layer), None, lowers)
+        assert check(os.fsencode(layer), None, lowers) == []
+        assert _tree(layer, lower) == before
