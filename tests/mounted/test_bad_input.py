@@ -4,6 +4,8 @@ no directory, no change in a layer."""
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -254,3 +256,12 @@ def test_a_mount_in_use_is_not_unmounted(tmp_path: Path) -> None:
         assert (done.returncode, done.stderr.count("\n")) == (1, 1)
         assert str(point) in done.stderr
         assert held.read() == "in layer 0"
+
+
+@pytest.mark.parametrize("output", [">&-", "> /dev/full"], ids=["closed", "full"])
+def test_an_output_that_takes_nothing(base: Path, output: str) -> None:
+    (base / "u/added").touch()
+    command = f"{sys.executable} -m unionfs.cli.main diff --lower l --upper u {output}"
+    done = subprocess.run(command, shell=True, cwd=base, capture_output=True, text=True, check=False, timeout=30)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1), done
+    assert done.stderr.startswith("unionmount: standard output: ")

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-import sys
 
 from unionfs import errors
-from unionfs.cli import attributes
+from unionfs.cli import attributes, output
 from unionfs.fuse import mounting
 from unionfs.union.changes import changes_of
 from unionfs.union.explain import explain_of
@@ -56,7 +55,7 @@ def run_diff(words: list[str]) -> int:
     else:
         raise errors.UsageError(problem="diff takes one mountpoint, or --upper and --lower")
     for change in changes_of(config):
-        _print(str(change))
+        output.line(str(change))
     return 0
 
 
@@ -70,7 +69,7 @@ def run_explain(words: list[str]) -> int:
     else:
         mountpoint, path = _split(request.places[0])
         config = _mounted(mountpoint)
-    _print(str(explain_of(config, path)))
+    output.line(str(explain_of(config, path)))
     return 0
 
 
@@ -97,8 +96,3 @@ def _split(path: bytes) -> tuple[bytes, bytes]:
         raise errors.NotMounted(mountpoint=path)
     mountpoint = max(inside, key=len)
     return mountpoint, whole[len(mountpoint.rstrip(b"/")) :] or b"/"
-
-
-def _print(text: str) -> None:
-    """Print names as they are, whatever their bytes."""
-    sys.stdout.buffer.write(os.fsencode(text) + b"\n")

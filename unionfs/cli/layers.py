@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-import sys
 
 from unionfs import errors
+from unionfs.cli import output
 from unionfs.union import check as checks
 from unionfs.union.convert import convert
 from unionfs.union.stack import default_workdir
@@ -75,7 +75,7 @@ def run_convert(words: list[str]) -> int:
     workdir = None if work is None else os.fsencode(work)
     done = convert(request.places[0], dialect, request.paths("--lower"), workdir, request.paths("--data"))
     name = os.fsdecode(request.places[0])
-    _print(f"{name}: {done.deletions} deleted names and {done.hiding_directories} hiding directories")
+    output.line(f"{name}: {done.deletions} deleted names and {done.hiding_directories} hiding directories")
     return 0
 
 
@@ -90,7 +90,7 @@ def run_check(words: list[str]) -> int:
     left = 0
     for number, layer in enumerate(request.places):
         for finding in look(layer, workdir if number == 0 else None, request.places[number + 1 :]):
-            _print(str(finding))
+            output.line(str(finding))
             left += 1
     return 1 if left else 0
 
@@ -99,8 +99,3 @@ def _workdir_of(layer: bytes) -> bytes | None:
     """Return the workdir that was made for a layer when none was named, if it is there."""
     workdir = default_workdir(layer)
     return workdir if os.path.isdir(workdir) else None
-
-
-def _print(text: str) -> None:
-    """Print names as they are, whatever their bytes."""
-    sys.stdout.buffer.write(os.fsencode(text) + b"\n")
