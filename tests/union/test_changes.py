@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from unionfs import Union
 from unionfs.union.changes import Change, changes_of
 from unionfs.union.stack import Config
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tests.union.conftest import Layers
     from unionfs.ondisk import Dialect
 
@@ -113,3 +117,13 @@ def test_what_others_wrote_is_read(layers: Layers) -> None:
         assert sorted(union.listdir("/")) == ["a", "b", "f"]
         assert (union.exists("e"), union.exists("c"), union.listdir("f")) == (False, False, [])
     (layers.upper / "e").unlink()
+
+
+def test_an_error_that_is_about_no_path_is_told_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_view: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr("unionfs.union.changes.changes", fail)
+    with Union(lower=tmp_path) as union, pytest.raises(OSError, match="Input/output error") as caught:
+        union.changes()
+    assert (caught.value.errno, caught.value.filename) == (errno.EIO, None)
