@@ -11,6 +11,7 @@ from unionfs.fuse.device import Server
 from unionfs.fuse.dispatch import Dispatcher
 from unionfs.fuse.wire import abi
 from unionfs.fuse.wire.requests import Request
+from unionfs.union.nodes import Node
 from unionfs.union.stack import Config, open_stack
 from unionfs.union.view import View
 
@@ -101,3 +102,25 @@ def test_what_is_forgotten_goes_when_nobody_waits(stack: Stack) -> None:
     dispatcher.tidy()
     assert node_id not in stack.view.nodes.by_id
     assert os.listdir("/proc/self/fd") == before
+
+
+def test_a_file_is_closed_when_nobody_waits_or_before_it_is_asked_for_again(stack: Stack) -> None:
+    dispatcher = Dispatcher(stack)
+    found = stack.view.lookup(stack.view.nodes.root, LOOKUP_NAME)
+    assert found is not None
+    node = found[0]
+    node.lookups = 1  # the kernel knows it
+    assert isinstance(node, Node)
+
+    def ask(opcode: int, unique: int, *args: int) -> object:
+        return dispatcher.handle(Request(opcode, unique, node.id, 0, 0, 1, args=args, names=(), data=None))
+
+    ask(abi.OPEN, 1, os.O_RDONLY, 0)
+    assert ask(abi.RELEASE, 2, 0, os.O_RDONLY, 0, 0) is None
+    assert dispatcher.files.handles(node) == 1
+    ask(abi.OPEN, 3, os.O_RDONLY, 0)
+    assert dispatcher.files.handles(node) == 1
+    ask(abi.RELEASE, 4, 0, os.O_RDONLY, 0, 0)
+    replies = [abi.OUT_HEADER.unpack(reply) for reply in dispatcher.tidy()]
+    assert replies == [(abi.OUT_HEADER.size, 0, 2), (abi.OUT_HEADER.size, 0, 4)]
+    assert dispatcher.files.handles(node) == 0

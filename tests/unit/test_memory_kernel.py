@@ -446,7 +446,7 @@ def _lying(answer: Callable[[Request], bytes | None]) -> Kernel:
             return replies.data(request.unique, replies.init(abi.KERNEL_MINOR_VERSION))
         return answer(request)
 
-    return Kernel(cast("Dispatcher", SimpleNamespace(decode=decode, handle=handle, tidy=lambda: None)))
+    return Kernel(cast("Dispatcher", SimpleNamespace(decode=decode, handle=handle, tidy=list)))
 
 
 LIES: dict[str, Callable[[Request], bytes | None]] = {

@@ -143,12 +143,19 @@ class Server:
                 break
             self._answer(buffer, length)
         self._finish_jobs()
-        self.dispatcher.tidy()
+        self._tidy()
         if self._short:
             self._finish_short(*self._short.popleft())
         elif idle:
             self._wait()
         return True
+
+    def _tidy(self) -> None:
+        try:
+            for reply in self.dispatcher.tidy():
+                self.send(reply)
+        except Exception:
+            self._bug("what nobody waits for")
 
     def stop(self) -> None:
         """End :meth:`run` soon, from a signal handler."""

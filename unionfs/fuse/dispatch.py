@@ -61,7 +61,9 @@ class Dispatcher(AttributeVerbs, NameVerbs, FileVerbs):
         self.counts = [0] * (max(requests.OPCODES) + 1)
         self.connected = False
         self.ended = False
+        self._closing: dict[int, Request] = {}  # by node id, each RELEASE that is put off
         self._dropped: list[tuple[int, int]] = []  # node ids that the kernel has forgotten, and how many lookups
+        self._late: list[bytes] = []
         self._wanted = wanted
         self._backing = backing
         self._handlers = self._table()
@@ -88,6 +90,8 @@ class Dispatcher(AttributeVerbs, NameVerbs, FileVerbs):
         if handler is None:
             return replies.error(request.unique, errno.ENOSYS)
         self.counts[opcode] += 1
+        if request.nodeid in self._closing:
+            self._close_files()
         try:
             return handler(request)
         except OSError as error:
@@ -129,21 +133,41 @@ class Dispatcher(AttributeVerbs, NameVerbs, FileVerbs):
     def _interrupt(self, request: Request) -> Reply:
         return None
 
+    # -- what nobody waits for ---------------------------------------------------------------------------------------
+
+    def tidy(self) -> list[bytes]:
+        """Close files and give up nodes that the kernel has forgotten, and return what is to be answered to that.
+
+        It takes longer than many a request, and the next one may be there already: so it is put off until nobody asks,
+        or the same file is asked for again.
+        """
+        self._close_files()
+        while self._dropped:
+            self._drop(*self._dropped.pop())
+        self.view.cache.trim()
+        late, self._late = self._late, []
+        return late
+
+    def _release(self, request: Request) -> Reply:
+        self._closing[request.nodeid] = request
+        return None
+
+    def _close_files(self) -> None:
+        while self._closing:
+            node_id, request = self._closing.popitem()
+            try:
+                self.files.release(self._file(node_id), request.args[1])
+            except OSError as error:
+                self._late.append(self.failure(request.unique, error))
+            else:
+                self._late.append(replies.ok(request.unique))
+
     def _forget(self, request: Request) -> Reply:
         self._dropped += requests.forgets(request)
         return None
 
     def _batch_forget(self, request: Request) -> Reply:
         return self._forget(request)
-
-    def tidy(self) -> None:
-        """Do what nobody waits for: give up the nodes that the kernel has forgotten, and directories that are open.
-
-        To close what the last name of a file left takes longer than most requests.
-        """
-        while self._dropped:
-            self._drop(*self._dropped.pop())
-        self.view.cache.trim()
 
     def _drop(self, node_id: int, count: int) -> None:
         node = self.nodes.by_id.get(node_id)

@@ -116,8 +116,8 @@ def _finished(dispatcher: Dispatcher, request: Request) -> Message | None:
             pending.job.run()
             dispatcher.stack.writable().copyup.finish(pending.job)
         else:
-            dispatcher.tidy()
-            return reply.run() if isinstance(reply, Later) else reply
+            late = dispatcher.tidy()
+            return late.pop() if late else reply.run() if isinstance(reply, Later) else reply
 
 
 def replay(dispatcher: Dispatcher, exchanges: Iterable[Exchange]) -> Iterator[Exchange]:

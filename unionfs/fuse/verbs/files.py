@@ -98,10 +98,6 @@ class FileVerbs(Verbs):
         how = self.files.adopt(node, descriptor, state, request.args[0])
         return replies.data(request.unique, replies.created(self._entry(node, state), replies.opened(0, *how)))
 
-    def _release(self, request: Request) -> Reply:
-        self.files.release(self._file(request.nodeid), request.args[1])
-        return replies.ok(request.unique)
-
     def _read(self, request: Request) -> Reply:
         """Answer from the page cache at once; the rest is waited for when nobody asks, or elsewhere.
 
