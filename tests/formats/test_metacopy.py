@@ -107,6 +107,20 @@ def test_ten_gigabytes(stack: Stack) -> None:
     assert found == [DATA, b"X" + DATA[1:], DATA]
 
 
+def test_an_upper_that_lost_the_marks_of_its_directories(stack: Stack) -> None:
+    """A copy of one made without attributes of directories: nothing says that there are files without data in it."""
+    (stack.upper / "directory").mkdir()
+    copy = stack.upper / "directory/file"
+    copy.touch()
+    os.truncate(copy, len(DATA))
+    os.setxattr(copy, METACOPY, b"")
+    with overlayfs_mount(stack.base, [stack.lower], stack.upper, stack.work, KERNEL) as mounted:
+        assert (mounted / "directory/file").read_bytes() == DATA
+    assert "trusted.overlay.impure" not in os.listxattr(stack.upper / "directory")
+    with union_mount(stack.base, [stack.lower], stack.upper, stack.work) as mounted:
+        assert (mounted / "directory/file").read_bytes() == DATA
+
+
 def test_it_is_off_unless_asked_for(stack: Stack) -> None:
     """As in the kernel, by default: a layer with such files needs its lower layers for ever."""
     with union_mount(stack.base, [stack.lower], stack.upper, stack.work) as mounted:

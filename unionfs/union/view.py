@@ -186,9 +186,10 @@ class View:
         node = Node(0, parent, name, ino)
         node.home, node.home_name, node.in_upper = home, home_name, in_upper
         origin = None
-        if in_upper and (parent.impure or home is not None):
+        sparse = state.st_blocks << 9 < state.st_size and state.st_mode & _S_IFMT == _S_IFREG
+        if in_upper and (parent.impure or home is not None or sparse):
             origin = self._take_marks(node)
-        elif not in_upper and state.st_blocks << 9 < state.st_size and state.st_mode & _S_IFMT == _S_IFREG:
+        elif sparse and not in_upper:
             metacopy.note_sparse(self, node)
         if state.st_nlink > 1 and not several:  # its names fall apart when they are copied up: none has the number
             node.id = self.nodes.new_id()
