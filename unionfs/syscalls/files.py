@@ -72,7 +72,6 @@ _XATTR_SIZE_MAX = 65536
 
 _syscall = libc.syscall
 _syscall.restype = ctypes.c_long
-_long = ctypes.c_long
 
 
 def openat2(directory: int, path: bytes, flags: int, resolve: int, mode: int = 0) -> int:
