@@ -148,6 +148,26 @@ def test_links_at_mount_points_stay_in_the_root(root_sandbox: Sandbox, usr_root:
     assert list((usr_root / "private" / "tmp").iterdir()) == []
 
 
+def test_names_are_resolved_where_the_root_has_a_link_into_nowhere(root_sandbox: Sandbox, usr_root: Path) -> None:
+    """As that of systemd-resolved(8) into /run, which is no part of the stack."""
+    link = usr_root / "etc" / "resolv.conf"
+    link.parent.mkdir()
+    link.symlink_to("../run/resolver/resolv.conf")
+    (usr_root / "run").mkdir()
+    before = sorted(snapshot(usr_root))
+    script = "cat /etc/resolv.conf; echo x 2>/dev/null > /etc/resolv.conf || echo read-only"
+    shown = root_sandbox.output(["sh", "-c", script], f"usr:{usr_root}")
+    assert shown == Path("/etc/resolv.conf").read_text() + "read-only\n"
+    assert sorted(snapshot(usr_root)) == before
+
+
+def test_a_resolver_that_the_root_has_is_left_to_it(root_sandbox: Sandbox, usr_root: Path) -> None:
+    (usr_root / "etc").mkdir()
+    (usr_root / "etc" / "own").write_text("own\n")
+    (usr_root / "etc" / "resolv.conf").symlink_to("own")
+    assert root_sandbox.output(["cat", "/etc/resolv.conf"], f"usr:{usr_root}") == "own\n"
+
+
 def test_the_machines_devices_are_untouched(sandbox: Sandbox) -> None:
     before = Path("/proc/self/mountinfo").read_text().count(" /dev")
     sandbox.output(["sh", "-c", "echo x > /dev/null"])

@@ -16,6 +16,7 @@ from unionfs.syscalls import files, mounts
 #: Directories that something is mounted on, from the Filesystem Hierarchy Standard.
 MOUNT_POINTS = (b"proc", b"sys", b"dev", b"tmp")
 
+_RESOLVER = b"etc/resolv.conf"
 _UNTRUSTED = mounts.MS_NOSUID | mounts.MS_NODEV | mounts.MS_NOEXEC
 _UNTRUSTED_READ_ONLY = (
     mounts.MOUNT_ATTR_RDONLY | mounts.MOUNT_ATTR_NOSUID | mounts.MOUNT_ATTR_NODEV | mounts.MOUNT_ATTR_NOEXEC
@@ -47,7 +48,8 @@ def remove_mount_points(root: bytes, names: list[bytes]) -> None:
 
 
 def populate(root: bytes) -> None:
-    """Mount /proc, /sys (read-only), a minimal /dev and a private /tmp in ``root``, where it has the directories.
+    """Mount /proc, /sys (read-only), a minimal /dev and a private /tmp in ``root``, where it has the directories, and
+    what names are resolved by.
 
     Changes the working directory. Raises OSError.
     """
@@ -61,6 +63,7 @@ def populate(root: bytes) -> None:
             devices.mount()
             _change_to(directory, b"dev")  # from below the mount into it
             devices.populate()
+        _show_resolver(directory)
     finally:
         os.umask(umask)
         os.close(directory)
@@ -90,13 +93,43 @@ def _mount_proc() -> None:
 
 def _mount_sys() -> None:
     """Show the machine's /sys, as a new sysfs would need a new network namespace; read-only, or not at all."""
+    _show(b"/sys", mounts.AT_FDCWD, b".")
+
+
+def _show_resolver(root: int) -> None:
+    """Show the machine's resolv.conf(5) in place of a link that leads nowhere: into a /run that is not in the stack.
+
+    Mounted on the link itself, it makes no change of the stack.
+    """
     try:
-        tree = mounts.clone_tree(mounts.AT_FDCWD, b"/sys", recursive=True)
+        os.close(files.openat2(root, _RESOLVER, os.O_PATH, files.RESOLVE_IN_ROOT))
+    except OSError:
+        pass
+    else:
+        return
+    try:
+        link = files.openat2(root, _RESOLVER, os.O_PATH | os.O_NOFOLLOW, files.RESOLVE_IN_ROOT)
+    except OSError:
+        return
+    try:
+        _show(b"/" + _RESOLVER, link, b"")
+    except OSError:
+        pass  # not on this kernel: all else works
+    finally:
+        os.close(link)
+
+
+def _show(path: bytes, directory: int, name: bytes) -> None:
+    """Mount what the machine has at ``path`` on ``name`` in ``directory`` (b"" for that itself), read-only, or not at
+    all.
+    """
+    try:
+        tree = mounts.clone_tree(mounts.AT_FDCWD, path, recursive=True)
     except FileNotFoundError:
         return
     try:
         mounts.set_attributes(tree, b"", _UNTRUSTED_READ_ONLY, recursive=True)
-        mounts.attach_tree(tree, mounts.AT_FDCWD, b".")
+        mounts.attach_tree(tree, directory, name)
     except OSError as error:
         if error.errno != errno.ENOSYS:  # mount_setattr(2) came with Linux 5.12
             raise
