@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 
 def run(plan: Plan, mapping: Mapping | None) -> int:
     """Run the command of ``plan``; return its status. Raises whatever keeps it from being run."""
-    if not plan.chroot:
-        namespaces.enter(plan.maps, mapping)
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # if it is ignored children vanish unseen: wait(2)
-    process.set_parent_death_signal(signal.SIGTERM)
     try:
+        if not plan.chroot:
+            namespaces.enter(plan.maps, mapping)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # if it is ignored children vanish unseen: wait(2)
+        process.set_parent_death_signal(signal.SIGTERM)
         if _is_orphan(plan):  # it died before that, and no signal comes
             return 1
         finish = plan.prepare(plan.place)

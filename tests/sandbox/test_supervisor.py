@@ -1,0 +1,33 @@
+"""The supervisor of a run whose caller is gone: it removes what the caller had made."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any, cast
+
+import pytest
+
+from unionfs import errors
+from unionfs.sandbox import namespaces, supervisor
+from unionfs.sandbox.plan import Plan
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+NOBODY = -1
+
+
+def test_an_orphan_that_gets_no_namespaces_leaves_no_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one whose caller was killed while it mapped ids."""
+    place = tmp_path / "place"
+    place.mkdir()
+
+    def refuse(*_: object) -> None:
+        raise errors.NamespacesForbidden(kind="user", reason="nobody has mapped ids")
+
+    monkeypatch.setattr(namespaces, "enter", refuse)
+    unused = cast("Any", None)
+    plan = Plan(unused, unused, os.fsencode(place), False, unused, False, unused, NOBODY, unused)
+    with pytest.raises(errors.NamespacesForbidden):
+        supervisor.run(plan, None)
+    assert not place.exists()
