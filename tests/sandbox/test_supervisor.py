@@ -20,14 +20,14 @@ NOBODY = -1
 def test_an_orphan_that_gets_no_namespaces_leaves_no_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As one whose caller was killed while it mapped ids."""
     place = tmp_path / "place"
-    place.mkdir()
 
     def refuse(*_: object) -> None:
+        assert place.is_dir()
         raise errors.NamespacesForbidden(kind="user", reason="nobody has mapped ids")
 
     monkeypatch.setattr(namespaces, "enter", refuse)
     unused = cast("Any", None)
-    plan = Plan(unused, unused, os.fsencode(place), False, unused, False, unused, NOBODY, unused)
+    plan = Plan(unused, unused, [os.fsencode(place)], False, unused, False, unused, NOBODY, unused)
     with pytest.raises(errors.NamespacesForbidden):
         supervisor.run(plan, None)
     assert not place.exists()

@@ -23,8 +23,8 @@ class Plan(NamedTuple):
     prepare: Prepare
     """Mounts the root on the directory it is given; returns what is to be called once that is unmounted."""
     command: Command
-    place: bytes
-    """An empty directory of this run's own, to mount on."""
+    places: list[bytes]
+    """Paths of nothing that is there: at the first where that can be, a directory is made to mount on."""
     chroot: bool
     """Change the root alone: no namespaces, nothing mounted in the root."""
     maps: IdMaps | None
@@ -36,3 +36,5 @@ class Plan(NamedTuple):
     caller: int
     """The caller's process id."""
     reports: Pipe
+    place: bytes = b""
+    """That directory, once the supervisor has made it, who also removes it if the caller is gone."""

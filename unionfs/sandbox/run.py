@@ -143,16 +143,16 @@ def _run_at_place(
     mask: Mask,
 ) -> int:
     # Not on a disk if possible, where a layer may be that must keep its times.
-    place = make_directory((os.environ.get("XDG_RUNTIME_DIR"), "/run", "/dev/shm", os.environ.get("TMPDIR"), "/tmp"))
+    places = _own_paths((os.environ.get("XDG_RUNTIME_DIR"), "/run", "/dev/shm", os.environ.get("TMPDIR"), "/tmp"))
     reports = Pipe()
     try:
         has_terminal = terminal.descriptor is not None
-        plan = Plan(prepare, command, place, chroot, maps, has_terminal, mask, os.getpid(), reports)
+        plan = Plan(prepare, command, places, chroot, maps, has_terminal, mask, os.getpid(), reports)
         status = _supervise(plan)
         error = reports.receive()
     finally:
         reports.close()
-        os.rmdir(place)
+        _remove(places)
     if error is not None:
         raise error
     return status
@@ -164,19 +164,22 @@ def make_directory(candidates: Iterable[str | None]) -> bytes:
 
     Raises OSError. (The module ``tempfile`` takes longer to load than all that a run needs of this package.)
     """
+    return supervisor.make_directory(_own_paths(candidates))
+
+
+def _own_paths(candidates: Iterable[str | None]) -> list[bytes]:
+    """Return a path in each of the directories ``candidates`` that nobody else uses."""
     name = f"unionmount-{os.getpid()}-{os.urandom(4).hex()}"
-    failure: OSError | None = None
-    for directory in candidates:
-        if directory:
-            place = os.path.join(directory, name)
-            try:
-                os.mkdir(place, 0o700)
-            except OSError as error:
-                failure = error
-                continue
-            return os.fsencode(os.path.realpath(place))
-    assert failure is not None
-    raise failure
+    return [os.fsencode(os.path.join(directory, name)) for directory in candidates if directory]
+
+
+def _remove(places: list[bytes]) -> None:
+    """Remove what the supervisor has made, if it could not do so itself."""
+    for place in places:
+        try:
+            os.rmdir(place)
+        except (FileNotFoundError, NotADirectoryError, PermissionError):
+            continue
 
 
 def _supervise(plan: Plan) -> int:

@@ -16,6 +16,8 @@ from unionfs.syscalls import mounts, process
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from unionfs.sandbox.deputy import Deputy
     from unionfs.sandbox.mapping import Mapping
     from unionfs.sandbox.plan import Plan
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 
 def run(plan: Plan, mapping: Mapping | None) -> int:
     """Run the command of ``plan``; return its status. Raises whatever keeps it from being run."""
+    plan = plan._replace(place=make_directory(plan.places))
     try:
         if not plan.chroot:
             namespaces.enter(plan.maps, mapping)
@@ -39,6 +42,20 @@ def run(plan: Plan, mapping: Mapping | None) -> int:
     finally:
         if _is_orphan(plan):
             os.rmdir(plan.place)  # otherwise the caller does
+
+
+def make_directory(places: Iterable[bytes]) -> bytes:
+    """Make an empty directory at the first of ``places`` where that can be; return its real path. Raises OSError."""
+    failure: OSError | None = None
+    for place in places:
+        try:
+            os.mkdir(place, 0o700)
+        except OSError as error:
+            failure = error
+            continue
+        return os.path.realpath(place)
+    assert failure is not None
+    raise failure
 
 
 def _is_orphan(plan: Plan) -> bool:
