@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 import unionfs
 from tests.support import leftovers
-from tests.support.mounts import is_mounted
+from tests.support.mounts import ROOT, is_mounted
 from tests.support.probes import requires
 from unionfs import errors
 
@@ -90,6 +91,24 @@ def test_run_returns_what_became_of_the_process() -> None:
     assert os.path.isdir("/usr/sbin")
     assert not os.path.exists("/etc/new")
     assert os.stat("/usr").st_mtime_ns == before
+
+
+@requires("fuse", "root")
+def test_a_run_that_is_killed_leaves_nothing(tmp_path: Path) -> None:
+    """Those who outlive it clear up."""
+    program = [sys.executable, str(ROOT / "bin/unionmount")]
+    command = [*program, "run", "--lower", "/", "sh", "-c", "echo ready; sleep 1000"]
+    environment = {**os.environ, "TMPDIR": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        assert os.listdir(tmp_path)
+        process.kill()
+        process.stdout.read()  # until nobody has it open
+    deadline = time.monotonic() + LIMIT_S
+    while os.listdir(tmp_path) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert os.listdir(tmp_path) == []
 
 
 @requires("fuse", "root")

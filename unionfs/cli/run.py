@@ -63,20 +63,20 @@ def _run_disposable(request: Request, command: list[str]) -> int:
         for name in (b"upper", b"work"):
             remove_tree(directory, name)
         os.close(directory)
+        os.rmdir(base)
 
     try:
         return _run(request, command, upper, work, remove)
     finally:
-        _clear(base, remove)
+        _clear(remove)
 
 
-def _clear(base: bytes, remove: Callable[[], None]) -> None:
-    """Remove the directory of a temporary layer, and what is left in it when the run could not begin."""
+def _clear(remove: Callable[[], None]) -> None:
+    """Remove a temporary layer that is still there, because the run could not begin."""
     try:
         remove()
-        os.rmdir(base)
     except OSError:
-        pass  # how the run ended is more worth knowing
+        pass  # it is gone; or how the run ended is more worth knowing
 
 
 def _take_mode(upper: bytes, lower: str) -> None:
