@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import unionfs
-from tests.support.mounts import overlayfs_mount, prepare, run, union_mount
+from tests.support.mounts import disk_mount, overlayfs_mount, prepare, union_mount
 from tests.support.probes import requires
 
 from .dialects import DIALECTS, Looker, write
@@ -96,14 +96,8 @@ def test_link_counts_that_the_kernel_left_in_the_middle_of_a_copy_up(tmp_path: P
 @pytest.fixture
 def xfs(tmp_path: Path) -> Iterator[Path]:
     """An XFS, whose symbolic links have room for 1,023 bytes."""
-    image, place = tmp_path / "image", tmp_path / "xfs"
-    place.mkdir()
-    image.touch()
-    os.truncate(image, 320 << 20)
-    run("mkfs.xfs", "-q", image)
-    run("mount", "-o", "loop", image, place)
-    yield place
-    run("umount", place)
+    with disk_mount(tmp_path / "xfs", 320 << 20, "mkfs.xfs", "-q") as place:
+        yield place
 
 
 @requires("loop", "mkfs.xfs")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.mounts import prepare, run, union_mount
+from tests.support.mounts import disk_mount, prepare, run, union_mount
 from tests.support.probes import requires
 
 if TYPE_CHECKING:
@@ -20,20 +20,12 @@ pytestmark = requires("root", "fuse", "loop", "mkfs.btrfs")
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
     """A btrfs with two layers, each a subvolume with subvolumes in it, which hold files of the same inode numbers."""
-    image, disk = tmp_path / "image", tmp_path / "disk"
-    disk.mkdir()
-    image.touch()
-    os.truncate(image, 256 << 20)
-    run("mkfs.btrfs", "-q", image)
-    run("mount", "-o", "loop", image, disk)
-    try:
+    with disk_mount(tmp_path / "disk", 256 << 20, "mkfs.btrfs", "-q") as disk:
         for layer in ("top", "bottom"):
             for subvolume in (layer, f"{layer}/both", f"{layer}/only-{layer}", f"{layer}/only-{layer}/inner"):
                 run("btrfs", "subvolume", "create", disk / subvolume)
                 _fill(disk / subvolume, f"{layer}-" if subvolume.endswith("both") else "")
         yield disk
-    finally:
-        run("umount", disk)
 
 
 def _fill(place: Path, prefix: str) -> None:

@@ -56,6 +56,21 @@ def run(*command: str | Path, check: bool = True) -> subprocess.CompletedProcess
 
 
 @contextmanager
+def disk_mount(place: Path, size_bytes: int, *maker: str) -> Iterator[Path]:
+    """Mount an empty file system of its own, which ``maker`` makes on an image beside ``place``."""
+    image = place.with_name("image")
+    place.mkdir()
+    image.touch()
+    os.truncate(image, size_bytes)
+    run(*maker, image)
+    run("mount", "-o", "loop", image, place)
+    try:
+        yield place
+    finally:
+        run("umount", place)
+
+
+@contextmanager
 def overlayfs_mount(
     base: Path, lowers: Sequence[Path], upper: Path | None = None, work: Path | None = None, options: str = ""
 ) -> Iterator[Path]:
