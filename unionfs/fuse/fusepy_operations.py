@@ -162,20 +162,19 @@ class Operations:
 
     def mknod(self, path: str, mode: int, device: int) -> int:
         """mknod(2)."""
-        made = self._stack.writable().mknod(*self._paths.entry(path), mode, device, Caller(*self._caller()[:3]))
+        made = self._stack.writable().mknod(*self._paths.entry(path), mode, device, self._owner())
         self._paths.remember(made[0])
         return 0
 
     def mkdir(self, path: str, mode: int) -> int:
         """mkdir(2)."""
-        made = self._stack.writable().mkdir(*self._paths.entry(path), mode, Caller(*self._caller()[:3]))
+        made = self._stack.writable().mkdir(*self._paths.entry(path), mode, self._owner())
         self._paths.remember(made[0])
         return 0
 
     def symlink(self, path: str, target: str) -> int:
         """symlink(2): ``path`` is the new name."""
-        caller = Caller(*self._caller()[:3])
-        made = self._stack.writable().symlink(*self._paths.entry(path), target.encode(ENCODING), caller)
+        made = self._stack.writable().symlink(*self._paths.entry(path), target.encode(ENCODING), self._owner())
         self._paths.remember(made[0])
         return 0
 
@@ -311,7 +310,7 @@ class Operations:
     def create(self, path: str, mode: int, info: FileInfo) -> int:
         """open(2) with O_CREAT of a file that is not there."""
         edit = self._stack.writable()
-        node, state, descriptor = edit.create(*self._paths.entry(path), mode, Caller(*self._caller()[:3]))
+        node, state, descriptor = edit.create(*self._paths.entry(path), mode, self._owner())
         self._files.adopt(node, descriptor, state, info.flags)
         self._paths.remember(node)
         self._opened(node, info)
@@ -322,6 +321,10 @@ class Operations:
         info.fh = node.id
         # Only what cannot have been changed by another name, whose pages the kernel keeps apart, is still true.
         info.keep_cache = int(not node.in_upper and node.links is None)
+
+    def _owner(self) -> Caller:
+        """Return on whose behalf something is created: who asks."""
+        return Caller(*self._caller()[:3])
 
     def _clear_set_ids(self, node: Node) -> None:
         _uid, gid, _umask, pid = self._caller()
