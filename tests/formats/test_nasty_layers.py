@@ -60,7 +60,8 @@ def _make(kind: str, place: Path, source: Path, path: bytes) -> None:
         place.mkdir(exist_ok=True)
     if word == "symlink":
         place.symlink_to("target")
-    elif word == "link" and stat.S_ISREG(os.lstat(source).st_mode):
+    elif word == "link" and stat.S_ISREG(os.lstat(source).st_mode) and os.lstat(source).st_size:
+        # Not a deletion, which is empty: its other names have one link less after it was converted.
         os.link(source, place)
     elif word == "redirect":
         os.setxattr(place, "trusted.overlay.redirect", path)
