@@ -9,6 +9,7 @@ import pytest
 
 from unionfs.fuse.openfiles import OpenFiles
 from unionfs.layers.layer import Pace, pace_of_reads, pace_of_writing_out
+from unionfs.syscalls.files import FUSE_MAGIC
 from unionfs.union.stack import Config, open_stack
 
 if TYPE_CHECKING:
@@ -32,39 +33,56 @@ def waiting(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return times
 
 
+@pytest.fixture
+def file(monkeypatch: pytest.MonkeyPatch) -> int:
+    """A file on no file system in particular."""
+    monkeypatch.setattr("unionfs.layers.layer.files.filesystem_type", lambda _descriptor: FUSE_MAGIC)
+    return -1
+
+
 def wait(made: Pace, times: int = 1) -> None:
     for _ in range(times):
         assert made.wait(divmod, 7, 2) == (3, 1)
 
 
-def test_a_disk_is_quick_to_read_from_once_it_was_so_often_enough(waiting: list[int]) -> None:
+def test_a_disk_is_quick_to_read_from_once_it_was_so_often_enough(waiting: list[int], file: int) -> None:
     waiting[:] = [50_000]
-    made = pace_of_reads(DISK)
+    made = pace_of_reads(DISK, file)
     wait(made)
     assert not made.quick
     wait(made, 30)
     assert made.quick
 
 
-def test_a_slow_disk_is_never_quick(waiting: list[int]) -> None:
+def test_a_slow_disk_is_never_quick(waiting: list[int], file: int) -> None:
     waiting[:] = [300_000]
-    made = pace_of_reads(DISK)
+    made = pace_of_reads(DISK, file)
     wait(made, 100)
     assert not made.quick
 
 
-def test_a_disk_that_keeps_us_waiting_is_quick_no_longer(waiting: list[int]) -> None:
+def test_a_disk_that_keeps_us_waiting_is_quick_no_longer(waiting: list[int], file: int) -> None:
     waiting[:] = [50_000]
-    made = pace_of_reads(DISK)
+    made = pace_of_reads(DISK, file)
     wait(made, 30)
     waiting[:] = [10_000_000]
     wait(made)
     assert not made.quick
 
 
-def test_what_is_no_disk_is_never_quick_to_read_from(waiting: list[int]) -> None:
-    made = pace_of_reads(NOT_A_DISK)
+def test_what_is_no_disk_is_never_quick_to_read_from(waiting: list[int], file: int) -> None:
+    made = pace_of_reads(NOT_A_DISK, file)
     wait(made, 100)
+    assert not made.quick
+
+
+def test_memory_is_quick_to_read_from_until_it_is_fetched_from_swap(waiting: list[int]) -> None:
+    descriptor = os.memfd_create("memory")  # on a tmpfs of the kernel's own: see memfd_create(2)
+    made = pace_of_reads(os.fstat(descriptor).st_dev, descriptor)
+    os.close(descriptor)
+    assert made.quick
+    waiting[:] = [10_000_000]
+    wait(made)
     assert not made.quick
 
 
@@ -84,9 +102,9 @@ def test_what_fails_took_its_time_too(waiting: list[int]) -> None:
     assert not made.quick
 
 
-def test_each_file_system_has_a_pace_of_its_own(tmp_path: Path) -> None:
+def test_each_file_system_has_a_pace_of_its_own(tmp_path: Path, file: int) -> None:
     stack = open_stack(Config([os.fsencode(tmp_path)]), own_process=False)
     files = OpenFiles(stack)
-    assert files.pace(DISK) is files.pace(DISK)
-    assert files.pace(DISK) is not files.pace(NOT_A_DISK)
+    assert files.pace(DISK, file) is files.pace(DISK, file)
+    assert files.pace(DISK, file) is not files.pace(NOT_A_DISK, file)
     stack.close()

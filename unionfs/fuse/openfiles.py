@@ -110,11 +110,11 @@ class RealFiles:
         """Write to the data of ``node``, which is in the writable layer; return how much. Raises OSError."""
         raise NotImplementedError
 
-    def pace(self, device: int) -> Pace:
-        """Return the pace of reads of the file system with that st_dev."""
+    def pace(self, device: int, descriptor: int) -> Pace:
+        """Return the pace of reads of the file system with that st_dev, on which ``descriptor`` is open."""
         known = self._paces.get(device)
         if known is None:
-            known = self._paces[device] = pace_of_reads(device)
+            known = self._paces[device] = pace_of_reads(device, descriptor)
         return known
 
     def descriptor(self, node: Node) -> int:

@@ -403,12 +403,15 @@ class Pace:
             self.average_ns += (time.perf_counter_ns() - begun - self.average_ns) // _WEIGHT
 
 
-def pace_of_reads(device: int) -> Pace:
-    """Return the pace of reads of up to 128 KiB from the file system with that st_dev, which has to show itself quick.
+def pace_of_reads(device: int, descriptor: int) -> Pace:
+    """Return the pace of reads of up to 128 KiB from the file system with that st_dev, on which ``descriptor`` is open.
 
-    What is on no block device never is: it may be at the other end of a network, or another server.
+    A disk has to show itself quick; memory is, until it has to be fetched from swap, although preadv2(2) may not know
+    of it. What else is on no block device never is: it may be at the other end of a network, or another server.
     """
-    return Pace(_QUICK_READ_NS if os.major(device) else 0, _UNKNOWN_READ_NS)
+    if os.major(device):
+        return Pace(_QUICK_READ_NS, _UNKNOWN_READ_NS)
+    return Pace(_QUICK_READ_NS if files.filesystem_type(descriptor) == files.TMPFS_MAGIC else 0)
 
 
 def pace_of_writing_out() -> Pace:

@@ -62,7 +62,7 @@ class FileVerbs(Verbs):
         if not 0 < state.st_size <= SMALL_BYTES:
             return reply
         window = memoryview(self.page)[: state.st_size]
-        pace = self.files.pace(state.st_dev)
+        pace = self.files.pace(state.st_dev, descriptor)
         if _read_at_once(descriptor, window, 0) == len(window):
             self._store(node, window)
         elif pace.quick:
@@ -117,7 +117,7 @@ class FileVerbs(Verbs):
             state = os.stat(descriptor)
             if got >= 0 and offset + got >= state.st_size:
                 return replies.header(unique, got), window[:got]
-            pace = self.files.pace(state.st_dev)
+            pace = self.files.pace(state.st_dev, descriptor)
             if pace.quick and size <= _SHORT_BYTES:
                 return Later(lambda: self._read_late(request, pace), short=True)
             waiting = os.dup(descriptor)
