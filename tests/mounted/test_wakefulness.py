@@ -1,13 +1,19 @@
-"""Processors are kept from sleeping while requests come, and not longer: what the kernel says of the demands on it."""
+"""Processors are kept from sleeping while requests come, and not longer: what the kernel says of the demands on it.
+
+And the server goes before others, but nobody that it or a run starts.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from pathlib import Path
 
 from tests.support.mounts import prepare, union_mount
 from tests.support.probes import requires
+
+from .command import mounted, stack, unionmount
 
 DEVICE = "/dev/cpu_dma_latency"
 
@@ -43,3 +49,20 @@ def test_processors_are_kept_awake_while_requests_come_and_no_longer(tmp_path: P
         for _ in range(100):
             os.getxattr(mount, "user.unionfs.config")
     assert _at_rest(), "the demand ends with the mount"
+
+
+@requires("fuse", "root")
+def test_the_server_goes_ahead_of_who_mounts(tmp_path: Path) -> None:
+    point = tmp_path / "mount"
+    with mounted(point, "-o", stack(tmp_path), point):
+        server = json.loads(os.getxattr(point, "user.unionfs.config"))["pid"]
+        ahead = max(os.getpriority(os.PRIO_PROCESS, 0) - 10, -20)
+        assert os.getpriority(os.PRIO_PROCESS, server) == ahead
+        session = Path(f"/proc/{server}/autogroup")
+        assert not session.exists() or session.read_text().endswith(f" nice {ahead}\n")
+
+
+@requires("fuse", "root")
+def test_what_is_run_does_not() -> None:
+    done = unionmount("run", "--lower", "/", "--", "nice")
+    assert (done.returncode, int(done.stdout)) == (0, os.getpriority(os.PRIO_PROCESS, 0))

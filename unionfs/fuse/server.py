@@ -15,6 +15,7 @@ from unionfs import errors
 from unionfs.fuse import modes, mounting, pipes
 from unionfs.fuse.device import PassthroughBacking, Server
 from unionfs.fuse.dispatch import Dispatcher
+from unionfs.fuse.wakefulness import go_ahead_of_others
 from unionfs.lean import NamedTuple, dumps, format_exc, signal
 from unionfs.syscalls import mounts, process
 from unionfs.union import stack as stacks
@@ -253,6 +254,7 @@ def _serve_device(
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda _number, _frame: server.stop())
     os.chdir("/")
+    go_ahead_of_others()
     gc.freeze()
     gc.set_threshold(_GC_THRESHOLD, 20, 100)
     try:
