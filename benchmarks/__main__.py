@@ -19,6 +19,7 @@ from benchmarks.assets import Assets
 from benchmarks.peers import BuiltFuseOverlayfs, Peer, choose
 from benchmarks.progress import Progress
 from benchmarks.registry import Workload, select
+from benchmarks.result import Result
 from benchmarks.runner import Runner
 from benchmarks.scale import SCALES, Scale
 from benchmarks.site import Setting
@@ -108,7 +109,7 @@ def measure(options: argparse.Namespace, chosen: Sequence[Workload], peers: Sequ
             counter.close()
     rows = [row for entry in chosen for row in entry.rows]
     names = [peer.name for peer in present]
-    result = report.Result(rows, names, runner.outcome, machine(scale, present, runner), absent)
+    result = Result(rows, names, runner.outcome, machine(scale, present, runner), absent)
     publish(result, "-".join([scale.name, *options.only]).replace("*", ""))
     return status or bool(runner.outcome.failed)
 
@@ -128,7 +129,7 @@ def machine(scale: Scale, peers: Sequence[Peer], runner: Runner) -> dict[str, st
     }
 
 
-def publish(result: report.Result, name: str) -> None:
+def publish(result: Result, name: str) -> None:
     """Write table, JSON and plot, and say where they are."""
     RESULTS.mkdir(exist_ok=True)
     markdown = report.as_markdown(result)

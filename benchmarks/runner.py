@@ -15,7 +15,7 @@ from benchmarks import proc
 from benchmarks.peers import Peer
 from benchmarks.registry import Workload
 from benchmarks.site import Setting, Site
-from benchmarks.tracing import Counter
+from benchmarks.tracing import Counted, Counter
 
 
 class Key(NamedTuple):
@@ -29,7 +29,7 @@ class Outcome(NamedTuple):
     """All that a run found: values by row and peer in the order of rounds, failures and skips by workload and peer."""
 
     samples: dict[Key, list[float]]
-    requests: dict[Key, dict[str, int]]
+    counted: dict[Key, Counted]
     failed: dict[Key, str]
     skipped: dict[Key, str]
 
@@ -59,12 +59,12 @@ class Runner:
         self.rounds_done = rounds
 
     def count(self, counter: Counter) -> None:
-        """One more round that is not timed: the FUSE requests of every row."""
+        """One more round that is not timed: what every row asks of its server."""
         for done, (entry, peer) in enumerate(self.pairs):
             self.tell(f"counting: {entry.name} on {peer.name}", done / len(self.pairs))
             site = self._work(entry, peer, counter)
-            found = {Key(row, peer.name): counts for row, counts in site.requests.items() if counts}
-            self.outcome.requests.update(found)
+            found = {Key(row, peer.name): counted for row, counted in site.counted.items() if counted.requests}
+            self.outcome.counted.update(found)
 
     def _cell(self, entry: Workload, peer: Peer) -> None:
         """One workload on one peer; rows that were measured before something failed are kept."""

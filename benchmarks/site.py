@@ -6,20 +6,20 @@ Runs in the benchmark's process, which never touches the mount itself: that is l
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from benchmarks import proc, system
 from benchmarks.peers import Mounted, Peer, Place
+from benchmarks.tracing import Counted, Counter
 
 if TYPE_CHECKING:
     from benchmarks.assets import Assets
     from benchmarks.registry import Workload
     from benchmarks.scale import Scale
     from benchmarks.stacks import Stack, Stacks
-    from benchmarks.tracing import Counter
 
 
 SERIAL = itertools.count()
@@ -46,7 +46,7 @@ class Site:
         self.assets = setting.assets
         self.counter = counter
         self.values: dict[str, float] = {}
-        self.requests: dict[str, dict[str, int]] = {}
+        self.counted: dict[str, Counted] = {}
         self.mounted: list[Mounted] = []
         self.used: list[Path] = []
         self.lukewarm = False
@@ -121,7 +121,7 @@ class Site:
         ``inner`` takes the number that the command prints instead: helpers that time a short loop themselves.
         ``lines`` is how many lines the command must print: another count is a wrong answer of the peer.
         """
-        with self._counting(row):
+        with self._counting(row, per):
             done = proc.run(argv, limit_s=self.scale.limit_s, cwd=cwd, env=env, copies=copies)
         printed = done.output.count(b"\n")
         if lines is not None and printed != lines * copies:
@@ -130,10 +130,15 @@ class Site:
             self.note(row, (float(done.output) if inner else done.seconds) / per)
         self.lukewarm = False
 
-    def _counting(self, row: str) -> AbstractContextManager[object]:
+    @contextmanager
+    def _counting(self, row: str, per: int) -> Iterator[None]:
         if self.counter is None or not self.mounted:
-            return nullcontext()
-        return self.counter.counting(self.peer, self.root, self.requests.setdefault(row, {}))
+            yield
+            return
+        counted = self.counted.setdefault(row, Counted())
+        with self.counter.counting(self.peer, self.mounted[0], counted):
+            yield
+        counted.served_s /= per
 
     def note(self, row: str, value: float) -> None:
         """Note a value for a row; values of all rows are better when smaller."""

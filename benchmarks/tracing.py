@@ -1,7 +1,7 @@
-"""Exact counts of FUSE requests, taken in a round that is not timed.
+"""Exact counts of FUSE requests, and how long a server worked for its answers, in a round that is not timed.
 
-From the kernel's trace events ``fuse:fuse_request_send`` for any server, collected in a trace instance of our own
-(Documentation/trace/ftrace.rst); where there are none, from what a server says that it counted.
+From the kernel's trace events ``fuse:fuse_request_send`` and ``raw_syscalls`` for any server, collected in a trace
+instance of our own (Documentation/trace/ftrace.rst); where there are none, from what a server says that it counted.
 """
 
 from __future__ import annotations
@@ -10,24 +10,40 @@ import os
 import re
 from abc import ABC, abstractmethod
 from collections import Counter as Tally
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks import system
-from benchmarks.peers import Peer
+from benchmarks.peers import Mounted, Peer
 
 TRACEFS = Path("/sys/kernel/tracing")
-EVENT = "events/fuse/fuse_request_send"
-BUFFER_KIB = "16384"
+SENT, ENTER, EXIT = (
+    f"events/{name}" for name in ("fuse/fuse_request_send", "raw_syscalls/sys_enter", "raw_syscalls/sys_exit")
+)
+BUFFER_KIB = "32768"
+#: The numbers of readv(2) and writev(2), by which requests come and answers go, on the machines where these are known.
+CALLS = {"x86_64": (19, 20), "aarch64": (65, 66)}
+
+
+@dataclass
+class Counted:
+    """What a row asked: FUSE requests by name, and the seconds that threads worked from reading one to its answer.
+
+    ``served_s`` is zero where that was not observed, and holds nothing of what a thread other than the reader did.
+    """
+
+    requests: dict[str, int] = field(default_factory=dict)
+    served_s: float = 0.0
 
 
 class Counter(ABC):
     """A way to count requests."""
 
     @abstractmethod
-    def counting(self, peer: Peer, root: Path, into: dict[str, int]) -> AbstractContextManager[None]:
-        """Count the requests on the mount at ``root`` by name while the block runs; none without FUSE."""
+    def counting(self, peer: Peer, mounted: Mounted, into: Counted) -> AbstractContextManager[None]:
+        """Count what is asked of a mount while the block runs; nothing without FUSE."""
 
     @abstractmethod
     def close(self) -> None:
@@ -38,11 +54,11 @@ class Asker(Counter):
     """Asks the servers that count; its own question is among the answers: two readings of an attribute."""
 
     @contextmanager
-    def counting(self, peer: Peer, root: Path, into: dict[str, int]) -> Iterator[None]:
+    def counting(self, peer: Peer, mounted: Mounted, into: Counted) -> Iterator[None]:
         """The difference between what the server had counted after the block and before."""
-        before = Tally(peer.counters(root))
+        before = Tally(peer.counters(mounted.root))
         yield
-        into.update((Tally(peer.counters(root)) - before).most_common())
+        into.requests.update((Tally(peer.counters(mounted.root)) - before).most_common())
 
     def close(self) -> None:
         """Nothing to give back."""
@@ -59,31 +75,34 @@ class Tracer(Counter):
     @staticmethod
     def works() -> bool:
         """Whether this machine lets us: that takes root, tracefs, and a kernel with trace events of FUSE."""
-        return os.access(TRACEFS / EVENT / "filter", os.W_OK)
+        return all(os.access(TRACEFS / event / "filter", os.W_OK) for event in (SENT, ENTER, EXIT))
 
     @contextmanager
-    def counting(self, peer: Peer, root: Path, into: dict[str, int]) -> Iterator[None]:
-        """The events of the connection while the block ran."""
-        number = system.connection(root)
+    def counting(self, peer: Peer, mounted: Mounted, into: Counted) -> Iterator[None]:
+        """The events of the connection and of its server while the block ran."""
+        number = system.connection(mounted.root)
         if number is None:
             yield
             return
+        filters = {SENT: f"connection == {number}", **_filters(mounted.pids())}
         (self.base / "trace").write_text("")
-        (self.base / EVENT / "filter").write_text(f"connection == {number}")
-        (self.base / EVENT / "enable").write_text("1")
+        for event, condition in filters.items():
+            (self.base / event / "filter").write_text(condition)
+            (self.base / event / "enable").write_text("1")
         try:
             yield
         finally:
-            (self.base / EVENT / "enable").write_text("0")
-        into.update(self._counts())
+            for event in filters:
+                (self.base / event / "enable").write_text("0")
+        self._read(into)
 
-    def _counts(self) -> dict[str, int]:
-        counts = Tally[str]()
-        with (self.base / "trace").open() as lines:
-            for line in lines:
-                counts.update(re.findall(r"opcode \d+ \(FUSE_(\w+)\)", line))
+    def _read(self, into: Counted) -> None:
+        with (self.base / "trace").open() as trace:
+            lines = trace.readlines()
+        counts = Tally[str](name for line in lines for name in re.findall(r"opcode \d+ \(FUSE_(\w+)\)", line))
         counts.update({"lost": lost} if (lost := self._lost()) else {})
-        return dict(counts.most_common())
+        into.requests.update(counts.most_common())
+        into.served_s = served_s(lines)
 
     def _lost(self) -> int:
         """Events that did not fit into the buffer: the counts are too low by these."""
@@ -93,6 +112,30 @@ class Tracer(Counter):
     def close(self) -> None:
         """Give the buffers back."""
         self.base.rmdir()
+
+
+def _filters(servers: Iterable[int]) -> dict[str, str]:
+    """Which system calls tell when the first threads of servers have read a request, and when they answer it."""
+    calls = CALLS.get(os.uname().machine)
+    who = " || ".join(f"common_pid == {pid}" for pid in servers)
+    if calls is None or not who:
+        return {}
+    read, write = calls
+    return {EXIT: f"({who}) && id == {read} && ret > 0", ENTER: f"({who}) && (id == {read} || id == {write})"}
+
+
+def served_s(lines: Iterable[str]) -> float:
+    """Seconds between each request that was read and what its reader did next: the answer, or the next request."""
+    begun: dict[str, float] = {}
+    seconds = 0.0
+    for line in lines:
+        if event := re.match(r".*-(\d+) +\[\d+\] .* ([\d.]+): sys_(enter|exit): ", line):
+            thread, moment, kind = event[1], float(event[2]), event[3]
+            if kind == "exit":
+                begun[thread] = moment
+            elif thread in begun:
+                seconds += moment - begun.pop(thread)
+    return seconds
 
 
 def counter_of_this_machine() -> Counter:
