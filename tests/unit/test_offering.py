@@ -131,7 +131,7 @@ def not_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
 def open_late(mount: Mount, meanwhile: Callable[[], object]) -> None:
     """Open a file of a disk that is known to be quick; do something else while its data is waited for."""
     nodeid = mount.kernel.walk("small")
-    mount.dispatcher.files.pace(mount.lower.stat().st_dev, -1).average_ns = 0
+    mount.dispatcher.files.pace(mount.lower.stat().st_dev, mount.dispatcher.view.lowers[0].root.fd).average_ns = 0
     message = bytearray(mount.kernel.encode(abi.OPEN, nodeid, (os.O_RDONLY, 0)))
     later = mount.dispatcher.handle(mount.dispatcher.decode(message, len(message)))
     assert isinstance(later, Later)

@@ -9,7 +9,7 @@ import pytest
 
 from unionfs.fuse.openfiles import OpenFiles
 from unionfs.layers.layer import Pace, pace_of_reads, pace_of_writing_out
-from unionfs.syscalls.files import FUSE_MAGIC
+from unionfs.syscalls.files import BTRFS_MAGIC, FUSE_MAGIC, OVERLAYFS_MAGIC
 from unionfs.union.stack import Config, open_stack
 
 if TYPE_CHECKING:
@@ -74,6 +74,16 @@ def test_what_is_no_disk_is_never_quick_to_read_from(waiting: list[int], file: i
     made = pace_of_reads(NOT_A_DISK, file)
     wait(made, 100)
     assert not made.quick
+
+
+@pytest.mark.parametrize("kind", [BTRFS_MAGIC, OVERLAYFS_MAGIC])
+def test_what_is_on_disks_may_show_itself_quick(waiting: list[int], monkeypatch: pytest.MonkeyPatch, kind: int) -> None:
+    monkeypatch.setattr("unionfs.layers.layer.files.filesystem_type", lambda _descriptor: kind)
+    waiting[:] = [50_000]
+    made = pace_of_reads(NOT_A_DISK, -1)
+    assert not made.quick
+    wait(made, 30)
+    assert made.quick
 
 
 def test_memory_is_quick_to_read_from_until_it_is_fetched_from_swap(waiting: list[int]) -> None:

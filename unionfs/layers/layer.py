@@ -33,6 +33,7 @@ _DIRENT_NAME = _DIRENT.size
 _QUICK_READ_NS = 200_000
 _QUICK_WRITE_OUT_NS = 2_000_000
 _UNKNOWN_READ_NS = 1_000_000
+_LOCAL = (files.BTRFS_MAGIC, files.OVERLAYFS_MAGIC)  # on disks, though their st_dev is that of none
 _WEIGHT = 8  # about as many waits make a new opinion
 _SHORT_DIRENT = 24  # bytes of the record of a name as short as these
 _DOTS = (b".", b"..")
@@ -407,11 +408,12 @@ def pace_of_reads(device: int, descriptor: int) -> Pace:
     """Return the pace of reads of up to 128 KiB from the file system with that st_dev, on which ``descriptor`` is open.
 
     A disk has to show itself quick; memory is, until it has to be fetched from swap, although preadv2(2) may not know
-    of it. What else is on no block device never is: it may be at the other end of a network, or another server.
+    of it. What may be at the other end of a network, or another server, never is.
     """
-    if os.major(device):
-        return Pace(_QUICK_READ_NS, _UNKNOWN_READ_NS)
-    return Pace(_QUICK_READ_NS if files.filesystem_type(descriptor) == files.TMPFS_MAGIC else 0)
+    kind = files.filesystem_type(descriptor)
+    if kind == files.TMPFS_MAGIC:
+        return Pace(_QUICK_READ_NS)
+    return Pace(_QUICK_READ_NS if os.major(device) or kind in _LOCAL else 0, _UNKNOWN_READ_NS)
 
 
 def pace_of_writing_out() -> Pace:
