@@ -144,6 +144,10 @@ class MountError(UnionfsError):
     """{mountpoint}: could not be mounted: {reason}"""
 
 
+class BlockDeviceRefused(MountError):
+    """{mountpoint}: could not be mounted from {device}: {reason}; 'fsname=' has to name a block device that is free"""
+
+
 class MountpointMissing(MountError):
     """{mountpoint}: no such directory to mount on; create it first"""
 

@@ -35,10 +35,11 @@ def test_generic_words_become_flags_and_the_last_one_wins(words: list[str], flag
 
 
 def test_named_options() -> None:
-    words = ["fsname=a b", "subtype=x", "allow_other", "max_read=4096", "blksize=512", 'context="u:r:t:s0:c1,c2"']
+    named = ["fsname=a b", "subtype=x", "max_read=4096", "blksize=512", 'context="u:r:t:s0:c1,c2"']
+    words = [*named, "blkdev", "allow_other"]
     options, unknown = parse_options(words)
     assert unknown == []
-    assert options == MountOptions(0, "a b", "x", True, 4096, 512, ('context="u:r:t:s0:c1,c2"',))
+    assert options == MountOptions(0, "a b", "x", True, True, 4096, 512, ('context="u:r:t:s0:c1,c2"',))
 
 
 def test_unknown_words_come_back_in_order() -> None:
@@ -54,9 +55,9 @@ def test_a_number_that_is_none_is_a_usage_error(word: str) -> None:
 
 
 def test_what_the_helper_is_told() -> None:
-    options, _ = parse_options(["ro", "noatime", "allow_other", "fsname=a,b\\c"])
+    options, _ = parse_options(["ro", "noatime", "allow_other", "blkdev", "fsname=a,b\\c"])
     assert mounting.helper_options(options) == (
-        "ro,noatime,fsname=a\\,b\\\\c,subtype=unionmount,default_permissions,allow_other"
+        "ro,noatime,fsname=a\\,b\\\\c,subtype=unionmount,blkdev,default_permissions,allow_other"
     )
 
 

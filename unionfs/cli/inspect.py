@@ -89,8 +89,7 @@ def _split(path: bytes) -> tuple[bytes, bytes]:
     """Return the mountpoint that ``path`` is in, and its path there. Raises errors.NotMounted."""
     parent, name = os.path.split(os.path.abspath(path))
     whole = os.path.join(os.path.realpath(parent), name)
-    kind = b"fuse." + mounting.SUBTYPE.encode()
-    places = [mount.mountpoint for mount in mounting.mountinfo() if mount.kind == kind]
+    places = [mount.mountpoint for mount in mounting.mountinfo() if mounting.is_ours(mount)]
     inside = [place for place in places if whole == place or whole.startswith(place.rstrip(b"/") + b"/")]
     if not inside:
         raise errors.NotMounted(mountpoint=path)

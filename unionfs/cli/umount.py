@@ -39,7 +39,7 @@ def umount(place: bytes, *, lazy: bool = False) -> None:
 def _is_fuse(mountpoint: bytes) -> bool:
     """Tell whether what is mounted may be ours: of any subtype, since that can be chosen."""
     top = mounting.topmost(mountpoint)
-    return top is not None and top.kind.partition(b".")[0] == b"fuse"
+    return top is not None and top.kind.partition(b".")[0] in (b"fuse", b"fuseblk")
 
 
 def _open_server(mountpoint: bytes) -> int:

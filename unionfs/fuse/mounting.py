@@ -71,6 +71,10 @@ class MountOptions(NamedTuple):
     """The source that mount tables show."""
     subtype: str = SUBTYPE
     """What follows ``fuse.`` in the type that mount tables show."""
+    blkdev: bool = False
+    """Mount a block device, named by ``fsname``, with the type fuseblk: what is written on it is of no matter, but for
+    it the kernel hands on syncfs(2) and what a remount has to write (Linux 6.18, ``fuse_sync_fs`` in fs/fuse/inode.c).
+    """
     allow_other: bool = False
     """Users other than the one who mounts may use it (the permission bits are checked all the same)."""
     max_read: int = 0
@@ -79,6 +83,11 @@ class MountOptions(NamedTuple):
     """Block size in bytes that stat(2) reports, 0 for the usual."""
     security: tuple[str, ...] = ()
     """SELinux words, ``context="..."`` and its relatives, as they are."""
+
+    @property
+    def kind(self) -> str:
+        """The type of the mount."""
+        return ("fuseblk" if self.blkdev else "fuse") + (f".{self.subtype}" if self.subtype else "")
 
     @property
     def read_only(self) -> bool:
@@ -116,7 +125,7 @@ def parse_options(words: Iterable[str]) -> tuple[MountOptions, list[str]]:
 def _named_option(options: MountOptions, word: str) -> dict[str, Any] | None:
     """Return the fields of ``options`` that ``word`` changes, None when it is not known."""
     name, equals, value = word.partition("=")
-    if word == "allow_other":
+    if word in ("allow_other", "blkdev"):
         return {word: True}
     if equals and name in ("fsname", "subtype"):
         return {name: value}
@@ -155,14 +164,17 @@ def mount_fuse(device: int, mountpoint: bytes, options: MountOptions, *, user_id
     data = os.fsencode(",".join(words + _common_words(options)))
     if len(data) > _DATA_LIMIT_BYTES:
         raise errors.MountError(mountpoint=mountpoint, reason="its mount options are longer than a page")
-    kind = os.fsencode(f"fuse.{options.subtype}" if options.subtype else "fuse")
     try:
-        mounts.mount(os.fsencode(options.fsname), mountpoint, kind, options.flags, data)
+        mounts.mount(os.fsencode(options.fsname), mountpoint, os.fsencode(options.kind), options.flags, data)
     except PermissionError as error:
         raise errors.MountForbidden(mountpoint=mountpoint, reason=error.strerror) from error
     except OSError as error:
         if error.errno == errno.ENODEV:
             raise errors.DeviceMissing(device=DEVICE) from error
+        if options.blkdev:
+            raise errors.BlockDeviceRefused(
+                mountpoint=mountpoint, device=options.fsname, reason=error.strerror
+            ) from error
         raise errors.MountError(mountpoint=mountpoint, reason=error.strerror) from error
 
 
@@ -205,7 +217,7 @@ def helper_options(options: MountOptions) -> str:
     words = [word for word, (flag, sets) in _FLAG_WORDS.items() if sets and options.flags & flag]
     names = {"fsname": options.fsname, "subtype": options.subtype}
     named = [f"{name}={_escape(value)}" for name, value in names.items() if value]
-    return ",".join(words + named + _common_words(options))
+    return ",".join(words + named + ["blkdev"] * options.blkdev + _common_words(options))
 
 
 def _escape(value: str) -> str:
@@ -350,10 +362,15 @@ def resolve_mountpoint(path: AnyPath) -> bytes:
 
 
 def is_mounted(path: AnyPath) -> bool:
-    """Tell whether the topmost mount on ``path`` is one of ours (type fuse.unionmount)."""
+    """Tell whether the topmost mount on ``path`` is one of ours, by its type."""
     resolved = resolve_mountpoint(path)
     top = topmost(resolved)
-    return top is not None and top.kind == b"fuse." + SUBTYPE.encode()
+    return top is not None and is_ours(top)
+
+
+def is_ours(mount: Mount) -> bool:
+    """Tell whether the type of a mount is what we give it, unless told otherwise: fuse.unionmount."""
+    return os.fsdecode(mount.kind) in (MountOptions().kind, MountOptions(blkdev=True).kind)
 
 
 def topmost(mountpoint: bytes) -> Mount | None:

@@ -1,0 +1,67 @@
+"""A mount of a block device, whose syncfs(2) and remount the kernel hands on: ``-o blkdev``."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.support.mounts import run
+from tests.support.probes import kernel, requires
+
+from .command import mounted, stack, unionmount
+from .test_conventions import mount_line
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+pytestmark = requires("fuse", "root", "loop")
+
+
+@pytest.fixture
+def device(tmp_path: Path) -> Iterator[str]:
+    """A block device as small as they come."""
+    image = tmp_path / "image"
+    image.touch()
+    os.truncate(image, 4096)
+    name = run("losetup", "--find", "--show", image).stdout.strip()
+    yield name
+    run("losetup", "--detach", name)
+
+
+def asked(point: Path) -> int:
+    """How often the server was asked to write everything out."""
+    requests: dict[str, int] = json.loads(os.getxattr(point, "user.unionfs.stats"))["requests"]
+    return requests.get("SYNCFS", 0)
+
+
+def test_it_is_told_as_what_it_is_and_known_as_ours(tmp_path: Path, device: str) -> None:
+    point = tmp_path / "m"
+    words = ("-o", f"{stack(tmp_path)},blkdev,fsname={device}", point)
+    with mounted(point, *words):
+        assert mount_line(point)[:2] == (device, "fuseblk.unionmount")
+        assert "already" in unionmount(*words).stderr
+        assert unionmount("explain", point / "file0").returncode == 0
+
+
+@pytest.mark.skipif(kernel() < (6, 18), reason="Linux before 6.18 hands on no syncfs(2) for it")
+def test_what_is_written_out_reaches_the_server(tmp_path: Path, device: str) -> None:
+    point = tmp_path / "m"
+    with mounted(point, "-o", f"{stack(tmp_path)},blkdev,fsname={device}", point):
+        (point / "new").write_text("data")
+        before = asked(point)
+        run("sync", "--file-system", point / "new")
+        assert asked(point) == before + 1
+        run("mount", "-o", "remount,ro", point)
+        assert asked(point) == before + 2
+
+
+def test_what_is_no_block_device_is_named(tmp_path: Path) -> None:
+    (tmp_path / "m").mkdir()
+    done = unionmount("-o", f"{stack(tmp_path)},blkdev,fsname={tmp_path}/none", tmp_path / "m")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.count("\n") == 1
+    assert f"{tmp_path}/none" in done.stderr
