@@ -179,7 +179,7 @@ class Server:
         begun = now()
         deadline = begun + (0 if self._busy or self._crowd.is_there(begun) else self._spin_ns)
         self._wakefulness.be(awake=self._in_burst)
-        ready = poll(0)
+        ready: list[tuple[int, int]] = []
         while not ready and now() < deadline:
             ready = poll(0)
         ready = ready or poll(_LULL_MS)
