@@ -1,4 +1,4 @@
-"""The supervisor of a run whose caller is gone: it removes what the caller had made."""
+"""The supervisor removes what it has made, whether its caller is still there or not."""
 
 from __future__ import annotations
 
@@ -17,8 +17,11 @@ if TYPE_CHECKING:
 NOBODY = -1
 
 
-def test_an_orphan_that_gets_no_namespaces_leaves_no_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As one whose caller was killed while it mapped ids."""
+@pytest.mark.parametrize("caller", [NOBODY, os.getppid()], ids=["orphan", "not"])
+def test_who_gets_no_namespaces_leaves_no_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caller: int
+) -> None:
+    """As one whose caller was killed while it mapped ids, or is killed now."""
     place = tmp_path / "place"
 
     def refuse(*_: object) -> None:
@@ -27,7 +30,7 @@ def test_an_orphan_that_gets_no_namespaces_leaves_no_directory(tmp_path: Path, m
 
     monkeypatch.setattr(namespaces, "enter", refuse)
     unused = cast("Any", None)
-    plan = Plan(unused, unused, [os.fsencode(place)], False, unused, False, unused, NOBODY, unused)
+    plan = Plan(unused, unused, [os.fsencode(place)], False, unused, False, unused, caller, unused)
     with pytest.raises(errors.NamespacesForbidden):
         supervisor.run(plan, None)
     assert not place.exists()

@@ -9,12 +9,15 @@ from unionfs import errors
 from unionfs.fuse import server
 from unionfs.fuse.mounting import MountOptions
 from unionfs.layers.writable import remove_tree
-from unionfs.sandbox.run import make_directory, run_in_stack
+from unionfs.sandbox.run import run_in_stack, unused_paths
+from unionfs.sandbox.supervisor import make_directory
 from unionfs.union.stack import Config, default_workdir
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
+
+    from unionfs.sandbox.plan import Finish
 
 HELP = """\
 usage: unionmount run --lower DIR [--lower DIR ...] [--upper DIR [--work DIR]] [--chroot] [--] [COMMAND [ARGUMENT ...]]
@@ -43,64 +46,79 @@ def run_run(words: list[str]) -> int:
     if not request.lower:
         raise errors.NoLayers()
     command = request.command or [os.environ.get("SHELL") or "/bin/sh"]
-    if request.upper is not None:
-        upper = os.fsencode(request.upper)
-        work = os.fsencode(request.work) if request.work is not None else default_workdir(upper)
-        return _run(request, command, upper, work, lambda: None)
-    return _run_disposable(request, command)
+    if request.upper is None:
+        return _run_disposable(request, command)
+    upper = os.fsencode(request.upper)
+    work = os.fsencode(request.work) if request.work is not None else default_workdir(upper)
+    return run_in_stack(lambda place: _serve(request, upper, work, place), command, chroot=request.chroot)
 
 
 def _run_disposable(request: Request, command: list[str]) -> int:
-    """Run on a temporary writable layer, and remove it from within the namespaces, where its owners are known."""
-    base = make_directory((os.environ.get("TMPDIR"), "/tmp", "/var/tmp"))
+    """Run on a temporary writable layer. It is made and removed within the namespaces, by a process that knows its
+    owners and outlives this one.
+    """
+    candidates = unused_paths((os.environ.get("TMPDIR"), "/tmp", "/var/tmp"))
+
+    def prepare(place: bytes) -> Finish:
+        base = make_directory(candidates)
+        try:
+            finish = _serve(request, *_make_layer(base, request.lower[0]), place)
+        except BaseException:
+            _remove_layer(base)
+            raise
+
+        def finish_and_remove() -> None:
+            finish()
+            _remove_layer(base)
+
+        return finish_and_remove
+
+    try:
+        return run_in_stack(prepare, command, chroot=request.chroot)
+    finally:
+        for base in candidates:
+            _clear(base)
+
+
+def _make_layer(base: bytes, lower: str) -> tuple[bytes, bytes]:
+    """Make an upper directory, with the mode of the root directory that it hides, and its workdir."""
     upper, work = os.path.join(base, b"upper"), os.path.join(base, b"work")
     os.mkdir(upper)
     os.mkdir(work)
-    _take_mode(upper, request.lower[0])
-
-    def remove() -> None:
-        directory = os.open(base, os.O_RDONLY | os.O_DIRECTORY)
-        for name in (b"upper", b"work"):
-            remove_tree(directory, name)
-        os.close(directory)
-        os.rmdir(base)
-
-    try:
-        return _run(request, command, upper, work, remove)
-    finally:
-        _clear(remove)
-
-
-def _clear(remove: Callable[[], None]) -> None:
-    """Remove a temporary layer that is still there, because the run could not begin."""
-    try:
-        remove()
-    except OSError:
-        pass  # it is gone; or how the run ended is more worth knowing
-
-
-def _take_mode(upper: bytes, lower: str) -> None:
-    """Let the new root directory have the mode of the one it hides."""
     try:
         os.chmod(upper, stat.S_IMODE(os.stat(lower).st_mode))
     except OSError:
         pass  # opening the layer says what is wrong with it
+    return upper, work
 
 
-def _run(request: Request, command: list[str], upper: bytes, work: bytes, remove: Callable[[], None]) -> int:
+def _remove_layer(base: bytes) -> None:
+    directory = os.open(base, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        for name in map(os.fsencode, os.listdir(directory)):
+            remove_tree(directory, name)
+    finally:
+        os.close(directory)
+    os.rmdir(base)
+
+
+def _clear(base: bytes) -> None:
+    """Remove a temporary layer that is still there, because who had to was killed."""
+    try:
+        _remove_layer(base)
+    except OSError:
+        pass  # it is gone; or how the run ended is more worth knowing
+
+
+def _serve(request: Request, upper: bytes, work: bytes, place: bytes) -> Finish:
+    """Mount the stack at ``place``; return what waits for the end of its server."""
     config = Config([os.fsencode(path) for path in request.lower], upper, work, volatile=request.upper is None)
+    process = server.start(server.Service(config, place, MountOptions(), request.transport))
 
-    def prepare(place: bytes) -> Callable[[], None]:
-        service = server.Service(config, place, MountOptions(), request.transport)
-        process = server.start(service)
+    def finish() -> None:
+        os.waitpid(process, 0)
 
-        def finish() -> None:
-            os.waitpid(process, 0)
-            remove()
-
-        return finish
-
-    return run_in_stack(prepare, command, chroot=request.chroot)
+    return finish
 
 
 def _parse(words: list[str]) -> Request:

@@ -37,4 +37,4 @@ class Plan(NamedTuple):
     """The caller's process id."""
     reports: Pipe
     place: bytes = b""
-    """That directory, once the supervisor has made it, who also removes it if the caller is gone."""
+    """That directory, once the supervisor has made it, who also removes it."""

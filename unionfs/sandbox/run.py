@@ -143,7 +143,7 @@ def _run_at_place(
     mask: Mask,
 ) -> int:
     # Not on a disk if possible, where a layer may be that must keep its times.
-    places = _own_paths((os.environ.get("XDG_RUNTIME_DIR"), "/run", "/dev/shm", os.environ.get("TMPDIR"), "/tmp"))
+    places = unused_paths((os.environ.get("XDG_RUNTIME_DIR"), "/run", "/dev/shm", os.environ.get("TMPDIR"), "/tmp"))
     reports = Pipe()
     try:
         has_terminal = terminal.descriptor is not None
@@ -152,34 +152,19 @@ def _run_at_place(
         error = reports.receive()
     finally:
         reports.close()
-        _remove(places)
+        supervisor.remove_directories(places)  # if the supervisor was killed
     if error is not None:
         raise error
     return status
 
 
-def make_directory(candidates: Iterable[str | None]) -> bytes:
-    """Make an empty directory in the first of the directories ``candidates`` that is there and takes it; return its
-    path.
+def unused_paths(candidates: Iterable[str | None]) -> list[bytes]:
+    """Return a path in each of the directories ``candidates`` that nobody else uses.
 
-    Raises OSError. (The module ``tempfile`` takes longer to load than all that a run needs of this package.)
+    (The module ``tempfile`` takes longer to load than all that a run needs of this package.)
     """
-    return supervisor.make_directory(_own_paths(candidates))
-
-
-def _own_paths(candidates: Iterable[str | None]) -> list[bytes]:
-    """Return a path in each of the directories ``candidates`` that nobody else uses."""
     name = f"unionmount-{os.getpid()}-{os.urandom(4).hex()}"
     return [os.fsencode(os.path.join(directory, name)) for directory in candidates if directory]
-
-
-def _remove(places: list[bytes]) -> None:
-    """Remove what the supervisor has made, if it could not do so itself."""
-    for place in places:
-        try:
-            os.rmdir(place)
-        except (FileNotFoundError, NotADirectoryError, PermissionError):
-            continue
 
 
 def _supervise(plan: Plan) -> int:

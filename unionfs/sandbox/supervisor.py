@@ -40,8 +40,7 @@ def run(plan: Plan, mapping: Mapping | None) -> int:
             _unmount(plan.place)
             finish()
     finally:
-        if _is_orphan(plan):
-            os.rmdir(plan.place)  # otherwise the caller does
+        remove_directories([plan.place])
 
 
 def make_directory(places: Iterable[bytes]) -> bytes:
@@ -56,6 +55,15 @@ def make_directory(places: Iterable[bytes]) -> bytes:
         return os.path.realpath(place)
     assert failure is not None
     raise failure
+
+
+def remove_directories(places: Iterable[bytes]) -> None:
+    """Remove those empty directories among ``places`` that are there."""
+    for place in places:
+        try:
+            os.rmdir(place)
+        except OSError:  # there is none; or what keeps it from being removed is known already
+            continue
 
 
 def _is_orphan(plan: Plan) -> bool:
