@@ -5,20 +5,24 @@ python driver.py KIND [OPTION=VALUE ...] -- COMMAND ...
 KIND is what is mounted: ``self`` (the machine's own root), ``overlay`` (the kernel's overlayfs over it), ``usr:DIR``
 (the directory DIR with the machine's /usr mounted in it), ``read-only:DIR`` (the same, read-only), ``fail:KIND``
 (raises). Options: ``cwd``, ``chroot``, ``env`` (NAME:VALUE), ``finished`` (a file that the callback at the end writes
-to), ``thread``.
+to), ``thread``, ``slow`` (it says "populating", and takes its time), ``terminated`` (a signal comes at the very end).
 """
 
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 
 from unionfs import errors
+from unionfs.sandbox import root as roots
+from unionfs.sandbox.reports import Pipe
 from unionfs.sandbox.run import run_in_stack
 from unionfs.syscalls import mounts
 
@@ -81,10 +85,24 @@ def prepare_for(kind: str, finished: str | None) -> Callable[[bytes], Callable[[
     return prepare
 
 
+def populate_slowly(root: bytes, populate: Callable[[bytes], None] = roots.populate) -> None:
+    os.write(1, b"populating\n")
+    time.sleep(0.5)
+    populate(root)
+
+
+def terminate(_: Pipe) -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
 def run(kind: str, options: dict[str, str], command: list[str]) -> int:
     keywords: dict[str, Any] = {"chroot": "chroot" in options, "cwd": options.get("cwd")}
     if "env" in options:
         keywords["env"] = dict([options["env"].split(":", 1)])
+    if "slow" in options:
+        roots.populate = populate_slowly
+    if "terminated" in options:
+        Pipe.close = terminate  # type: ignore[assignment, method-assign]  # the caller's last step
     try:
         return run_in_stack(prepare_for(kind, options.get("finished")), command, **keywords)
     except errors.UnionfsError as error:

@@ -82,9 +82,13 @@ class Sessions:
         self.sandbox = sandbox
         self.open: list[Session] = []
 
-    def run(self, *command: str) -> Session:
+    def run(self, *command: str, options: tuple[str, ...] = ()) -> Session:
         """Run a command in the sandbox, straight on the terminal."""
-        return self._start(self.sandbox.command(command))
+        return self._start(self.sandbox.command(command, None, *options))
+
+    def script(self, *command: str, then: str, options: tuple[str, ...] = ()) -> Session:
+        """Run a shell script outside of the sandbox that runs a command in it, and does something then."""
+        return self._start(["bash", "-c", f"{shlex.join(self.sandbox.command(command, None, *options))}; {then}"])
 
     def shell(self) -> Session:
         """Start an interactive shell outside of the sandbox, with RUN standing for the start of a run."""
@@ -144,6 +148,29 @@ def test_the_interrupt_key_ends_the_command(sessions: Sessions) -> None:
     assert session.status() == 128 + signal.SIGINT
 
 
+def test_the_interrupt_key_counts_before_there_is_a_command(sessions: Sessions) -> None:
+    session = sessions.run("sleep", "1000", options=("slow",))
+    session.expect("populating")
+    session.type("\x03")
+    assert session.status() == 128 + signal.SIGINT
+
+
+def test_the_interrupt_key_ends_the_callers_script(sessions: Sessions) -> None:
+    session = sessions.script("sh", "-c", "echo rea''dy; exec sleep 1000", then="echo went on")
+    session.expect("ready")
+    session.type("\x03")
+    assert session.status() == 128 + signal.SIGINT
+    assert "went on" not in session.written
+
+
+def test_a_command_that_ends_by_itself_after_the_interrupt_key_does_not(sessions: Sessions) -> None:
+    script = "trap 'exit 3' INT; echo rea''dy; while :; do sleep 0.05; done"
+    session = sessions.script("sh", "-c", script, then="echo status=$?")
+    session.expect("ready")
+    session.type("\x03")
+    session.expect("status=3")
+
+
 def test_stop_and_go_on_from_the_callers_shell(sessions: Sessions) -> None:
     session = sessions.shell()
     session.type("run sh -c 'echo rea''dy; read line; echo got-$line'\n")
@@ -195,6 +222,12 @@ def test_the_terminal_is_given_back_as_it_was(sessions: Sessions) -> None:
     assert " echo " in modes
     session.type("exit 0\n")
     assert session.status() == 0
+
+
+def test_the_terminal_is_given_back_before_a_signal_ends_the_caller(sessions: Sessions) -> None:
+    session = sessions.script("stty", "raw", "-echo", then="echo status=$?; stty -a", options=("terminated",))
+    session.expect(f"status={128 + signal.SIGTERM}")
+    session.expect(" icanon")
 
 
 def test_hanging_up_ends_the_run(sessions: Sessions, sandbox: Sandbox) -> None:

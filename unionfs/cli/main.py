@@ -7,6 +7,7 @@ import os
 import sys
 
 from unionfs import errors
+from unionfs.lean import signal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ def program() -> NoReturn:
     loaded finds none.
     """
     gc.set_threshold(_ENOUGH_FOR_A_START)
+    if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # ^C ends it as a shell expects, wherever it is
     status = main()
     try:
         _flush()

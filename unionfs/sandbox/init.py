@@ -43,7 +43,7 @@ def run(plan: Plan, lifeline: int, deputy: Deputy | None = None) -> int:
     plan.reports.stop_sending()
     for descriptor in meant_for_command:
         os.close(descriptor)
-    return signals.wait_for(child, lambda info: _forward(info, child), reap_all=True)
+    return signals.wait_for(child, lambda number: os.kill(child, number), reap_all=True)
 
 
 def _die_with_supervisor(lifeline: int) -> None:
@@ -73,8 +73,3 @@ def _close_private(reports: Pipe, deputy: Deputy | None) -> list[int]:
 def _become_command(plan: Plan) -> NoReturn:
     signals.reset_for_command(plan.mask)
     command.become(plan.command)
-
-
-def _forward(info: signal.struct_siginfo, child: int) -> None:
-    if not signals.from_terminal(info):
-        os.kill(child, info.si_signo)

@@ -10,7 +10,6 @@ import os
 import sys
 
 from unionfs import errors
-from unionfs.lean import signal
 from unionfs.sandbox import namespaces, signals, supervisor
 from unionfs.sandbox.command import Command
 from unionfs.sandbox.plan import Plan
@@ -92,11 +91,11 @@ def run_in_stack(
         if stream is not None:
             stream.flush()
     terminal = Terminal()
-    try:
-        with signals.Blocked() as blocked:
+    with signals.Blocked() as blocked:
+        try:
             return _run_at_place(prepare, command, chroot=chroot, maps=maps, terminal=terminal, mask=blocked.mask)
-    finally:
-        terminal.restore()
+        finally:
+            terminal.restore()  # first, as a signal that has come since may end this process
 
 
 def _id_maps() -> IdMaps:
@@ -174,9 +173,4 @@ def _supervise(plan: Plan) -> int:
         mapping.serve(child, plan.mask)
     if len(os.listdir("/proc/self/task")) > 1:
         return signals.shell_status(os.waitpid(child, 0)[1])
-    return signals.wait_for(child, lambda info: _forward(info, child))
-
-
-def _forward(info: signal.struct_siginfo, child: int) -> None:
-    if not signals.from_terminal(info):
-        os.kill(child, info.si_signo)
+    return signals.wait_for(child, lambda number: os.kill(child, number))

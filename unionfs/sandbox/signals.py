@@ -60,26 +60,39 @@ def restore(mask: Mask) -> None:
 
 
 def reset_for_command(mask: Mask) -> None:
-    """Undo, before execve(2), what Python and ``Blocked`` changed: ignored signals stay ignored in a new program."""
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-    signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+    """Undo, before execve(2), what Python and ``Blocked`` changed: ignored signals stay ignored in a new program, and
+    one that is waiting must not be taken by a handler of this one.
+    """
+    handled = {number for number in FORWARDED if callable(signal.getsignal(number))}
+    for number in handled | {signal.SIGPIPE, signal.SIGXFSZ}:
+        signal.signal(number, signal.SIG_DFL)
     restore(mask)
 
 
-def wait_for(child: int, deliver: Callable[[signal.struct_siginfo], None], *, reap_all: bool = False) -> int:
-    """Wait until ``child`` ends, giving each watched signal to ``deliver``; return the shell's status for its end.
+def wait_for(child: int, deliver: Callable[[int], None], *, reap_all: bool = False) -> int:
+    """Wait until ``child`` ends, giving ``deliver`` each watched signal that it does not have from the terminal itself;
+    return the shell's status for its end.
 
     ``reap_all`` is for process 1, which inherits the orphans. The watched signals must be blocked since before the
-    child was started.
+    child was started, and this must be called right after that. When ^C has ended the child, this process has SIGINT
+    pending: once it is unblocked, a shell's loop or script ends as well, which an exit status does not make it do.
     """
+    early = signal.sigpending()  # whoever sent those, the child was not there: two that are pending are one
+    interrupted = False
     while True:
         info = signal.sigwaitinfo(WATCHED)
-        if info.si_signo != signal.SIGCHLD:
-            deliver(info)
-            continue
-        status = _reap(child, reap_all=reap_all)
-        if status is not None:
+        if info.si_signo == signal.SIGCHLD:
+            status = _reap(child, reap_all=reap_all)
+            if status is None:
+                continue
+            if interrupted and status == _SIGNAL_STATUS + signal.SIGINT:
+                os.kill(os.getpid(), signal.SIGINT)
             return status
+        direct = _from_terminal(info)
+        interrupted |= direct and info.si_signo == signal.SIGINT
+        if not direct or info.si_signo in early:
+            deliver(info.si_signo)
+        early.discard(info.si_signo)
 
 
 def _reap(child: int, *, reap_all: bool) -> int | None:
@@ -97,6 +110,6 @@ def shell_status(status: int) -> int:
     return code if code >= 0 else _SIGNAL_STATUS - code
 
 
-def from_terminal(info: signal.struct_siginfo) -> bool:
+def _from_terminal(info: signal.struct_siginfo) -> bool:
     """Tell whether the terminal sent this to all of its foreground process group, so that nobody need pass it on."""
     return info.si_code == _SI_KERNEL and info.si_signo in (signal.SIGINT, signal.SIGQUIT)

@@ -109,7 +109,7 @@ def _run_init(plan: Plan, deputy: Deputy | None = None) -> int:
     os.close(lifeline)
     os.setsid()
     try:
-        return signals.wait_for(child, lambda info: _deliver(plan, info, child))
+        return signals.wait_for(child, lambda number: _deliver(plan, number, child))
     finally:
         os.close(held)
 
@@ -119,9 +119,9 @@ def _init(plan: Plan, lifeline: int, held: int, deputy: Deputy | None) -> int:
     return init.run(plan, lifeline, deputy)
 
 
-def _deliver(plan: Plan, info: signal.struct_siginfo, child: int) -> None:
+def _deliver(plan: Plan, number: int, child: int) -> None:
     """Pass a signal on; the one that says that the caller has died ends everything."""
-    os.kill(child, signal.SIGKILL if _is_orphan(plan) else info.si_signo)
+    os.kill(child, signal.SIGKILL if _is_orphan(plan) else number)
 
 
 def _unmount(place: bytes) -> None:
