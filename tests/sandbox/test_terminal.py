@@ -187,6 +187,19 @@ def test_stop_and_go_on_from_the_callers_shell(sessions: Sessions) -> None:
     assert session.status() == 4
 
 
+def test_what_stops_itself_is_stopped_for_the_callers_shell(sessions: Sessions) -> None:
+    """As bash does with ``suspend``, and editors do that read ^Z themselves."""
+    session = sessions.shell()
+    session.type("run bash --norc --noprofile -ic 'kill -STOP $$; echo went''-on; exit 4'\n")
+    session.expect("Stopped")
+    session.type("fg\n")
+    session.expect("went-on")
+    session.expect("$ ")
+    session.type("echo status=$?; exit 0\n")
+    session.expect("status=4")
+    assert session.status() == 0
+
+
 def test_started_in_the_background_and_brought_to_the_front(sessions: Sessions) -> None:
     session = sessions.shell()
     session.type("run sh -c 'read line; echo got-$line' &\n")

@@ -43,7 +43,8 @@ def run(plan: Plan, lifeline: int, deputy: Deputy | None = None) -> int:
     plan.reports.stop_sending()
     for descriptor in meant_for_command:
         os.close(descriptor)
-    return signals.wait_for(child, lambda number: os.kill(child, number), reap_all=True)
+    stopped = _stop_group if plan.has_terminal else None
+    return signals.wait_for(child, lambda number: os.kill(child, number), stopped, reap_all=True)
 
 
 def _die_with_supervisor(lifeline: int) -> None:
@@ -73,3 +74,11 @@ def _close_private(reports: Pipe, deputy: Deputy | None) -> list[int]:
 def _become_command(plan: Plan) -> NoReturn:
     signals.reset_for_command(plan.mask)
     command.become(plan.command)
+
+
+def _stop_group(number: int) -> None:
+    """Stop the caller, as the command is: else a shell would not know that it is its turn. SIGCONT comes the same way.
+
+    Process 1 cannot name the caller, which is in its process group, and goes on itself: pid_namespaces(7).
+    """
+    os.kill(0, number)

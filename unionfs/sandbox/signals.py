@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 FORWARDED = frozenset(
     {signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM}
+    | {signal.SIGCONT}
 )
 WATCHED = FORWARDED | {signal.SIGCHLD}
 
@@ -69,20 +70,24 @@ def reset_for_command(mask: Mask) -> None:
     restore(mask)
 
 
-def wait_for(child: int, deliver: Callable[[int], None], *, reap_all: bool = False) -> int:
+def wait_for(
+    child: int, deliver: Callable[[int], None], stopped: Callable[[int], None] | None = None, *, reap_all: bool = False
+) -> int:
     """Wait until ``child`` ends, giving ``deliver`` each watched signal that it does not have from the terminal itself;
     return the shell's status for its end.
 
-    ``reap_all`` is for process 1, which inherits the orphans. The watched signals must be blocked since before the
-    child was started, and this must be called right after that. When ^C has ended the child, this process has SIGINT
-    pending: once it is unblocked, a shell's loop or script ends as well, which an exit status does not make it do.
+    ``stopped`` is told the signal that stopped the child. ``reap_all`` is for process 1, which inherits the orphans.
+    The watched signals must be blocked since before the child was started, and this must be called right after that.
+
+    When ^C has ended the child, this process has SIGINT pending: once it is unblocked, a shell's loop or script ends as
+    well, which an exit status does not make it do.
     """
     early = signal.sigpending()  # whoever sent those, the child was not there: two that are pending are one
     interrupted = False
     while True:
         info = signal.sigwaitinfo(WATCHED)
         if info.si_signo == signal.SIGCHLD:
-            status = _reap(child, reap_all=reap_all)
+            status = _reap(child, stopped, reap_all=reap_all)
             if status is None:
                 continue
             if interrupted and status == _SIGNAL_STATUS + signal.SIGINT:
@@ -95,13 +100,16 @@ def wait_for(child: int, deliver: Callable[[int], None], *, reap_all: bool = Fal
         early.discard(info.si_signo)
 
 
-def _reap(child: int, *, reap_all: bool) -> int | None:
+def _reap(child: int, stopped: Callable[[int], None] | None, *, reap_all: bool) -> int | None:
+    flags = os.WNOHANG if stopped is None else os.WNOHANG | os.WUNTRACED
     while True:
-        ended, status = os.waitpid(-1 if reap_all else child, os.WNOHANG)
-        if ended == child:
-            return shell_status(status)
-        if not ended:
+        found, status = os.waitpid(-1 if reap_all else child, flags)
+        if not found:
             return None
+        if found == child and stopped is not None and os.WIFSTOPPED(status):
+            stopped(os.WSTOPSIG(status))
+        elif found == child:
+            return shell_status(status)
 
 
 def shell_status(status: int) -> int:
