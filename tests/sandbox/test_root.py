@@ -27,7 +27,7 @@ def test_proc_shows_the_own_processes_alone(sandbox: Sandbox) -> None:
 
 def test_dev_holds_the_usual_and_no_more(sandbox: Sandbox) -> None:
     names = set(sandbox.output(["ls", "/dev"]).split())
-    assert names == {*DEVICES, *LINKS, "pts", "shm"}
+    assert names == {*DEVICES, *LINKS, "pts", "shm", *(["fuse"] if os.path.exists("/dev/fuse") else [])}
     numbers = sandbox.output(["stat", "-c", "%n %t:%T %a", *(f"/dev/{name}" for name in DEVICES)])
     assert numbers.splitlines() == [f"/dev/{name} {major:x}:{minor:x} 666" for name, (major, minor) in DEVICES.items()]
     assert sandbox.output(["readlink", *(f"/dev/{name}" for name in LINKS)]).split() == list(LINKS.values())
@@ -77,7 +77,7 @@ def test_sys_is_there_and_read_only(sandbox: Sandbox) -> None:
 
 def test_nothing_of_the_machine_stays_mounted_beside_the_root(root_sandbox: Sandbox) -> None:
     points = root_sandbox.output(["cut", "-d ", "-f5", "/proc/self/mountinfo"]).split()
-    assert {point for point in points if not point.startswith("/sys")} == {
+    assert {point for point in points if not point.startswith("/sys") and point != "/dev/fuse"} == {
         *("/", "/proc", "/tmp", "/dev", "/dev/pts", "/dev/shm")
     }
 
@@ -95,6 +95,27 @@ def test_a_given_directory_must_exist(sandbox: Sandbox) -> None:
     done = sandbox.run(["pwd"], None, "cwd=/no/such")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == "unionmount: pwd: could not be run: /no/such: No such file or directory\n"
+
+
+@pytest.mark.parametrize("given", [{}, {"LC_CTYPE": "C.UTF-8"}, {"LANG": "C"}], ids=["none", "named", "C"])
+def test_the_environment_is_the_callers(root_sandbox: Sandbox, given: dict[str, str]) -> None:
+    """Python's own words for a locale are none of it."""
+    name, _, value = root_sandbox.mark.partition("=")
+    given = {**given, name: value, "XDG_RUNTIME_DIR": str(root_sandbox.runtime), "PATH": os.defpath}
+    shown = root_sandbox.run(["env"], env=given, cwd="/usr").stdout
+    assert dict(line.split("=", 1) for line in shown.splitlines()) == {**given, "PWD": "/usr"}
+
+
+def test_the_machines_name_stays(sandbox: Sandbox) -> None:
+    before = os.uname().nodename
+    assert sandbox.output(["sh", "-c", "hostname another && hostname"]) == "another\n"
+    assert os.uname().nodename == before
+
+
+def test_shared_memory_is_the_runs_own_and_ends_with_it(sandbox: Sandbox) -> None:
+    shown = sandbox.output(["sh", "-c", "ipcmk --shmem 4096 > /dev/null && cat /proc/sysvipc/shm"]).splitlines()
+    assert len(shown) == 2
+    assert shown[1].split()[0] not in {line.split()[0] for line in Path("/proc/sysvipc/shm").read_text().splitlines()}
 
 
 def test_a_given_environment_is_the_whole_of_it(sandbox: Sandbox) -> None:

@@ -1,6 +1,7 @@
 """A minimal /dev: what every program may expect, no device of the machine. Works on the current directory.
 
-The set is that of the OCI runtime specification ("Default Devices", config-linux.md).
+The set is that of the OCI runtime specification ("Default Devices", config-linux.md), and FUSE's device as the machine
+has it, so that a run can mount stacks of its own, or be run in a run.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ def populate() -> None:
     """Fill the current directory, the one made by ``mount``. The umask must be 0. Raises OSError."""
     for name, major, minor in _NODES:
         _make_node(name, os.makedev(major, minor))
+    _bind(b"/dev/fuse", b"fuse")
     for name, target in _LINKS:
         os.symlink(target, name)
     os.mkdir(b"pts", 0o755)

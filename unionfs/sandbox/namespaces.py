@@ -1,4 +1,5 @@
-"""Entering namespaces of one's own: user (without privilege it is needed for the others), mount, pid for the children.
+"""Entering namespaces of one's own: user (without privilege it is needed for the others), mount, host name, System V
+objects, pid for the children.
 
 Runs in the supervisor, a process with one thread that was forked for this.
 """
@@ -15,6 +16,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from unionfs.sandbox.idmaps import IdMaps
     from unionfs.sandbox.mapping import Mapping
+
+_OWN = process.CLONE_NEWNS | process.CLONE_NEWUTS | process.CLONE_NEWIPC
 
 # Switches that forbid user namespaces: file, the value that does, and what to tell whoever meets it.
 _SWITCHES = (
@@ -34,14 +37,15 @@ def needs_user_namespace() -> bool:
 
 
 def enter(maps: IdMaps | None, mapping: Mapping | None) -> None:
-    """Move this process into a mount namespace of its own, and before that into a user namespace with ``maps``, if any.
+    """Move this process into namespaces of its own, and before that into a user namespace with ``maps``, if any. Beside
+    mounts these are what else would stay changed on the machine: its name, shared memory and queues of System V.
 
     ``mapping`` has the process outside write maps of more than the own id; where it fails the own id it is. Mounts made
     here are not seen outside; unmounting outside is followed. Raises errors.NamespacesForbidden.
     """
     kind = "mount" if maps is None else "user"
     try:
-        process.unshare(process.CLONE_NEWNS | (0 if maps is None else process.CLONE_NEWUSER))
+        process.unshare(_OWN | (0 if maps is None else process.CLONE_NEWUSER))
         if maps is not None:
             _map_ids(maps, mapping)
         mounts.mount(None, b"/", None, mounts.MS_REC | mounts.MS_SLAVE)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from unionfs.sandbox.plan import Finish, Prepare
     from unionfs.sandbox.signals import Mask
 
+_COERCED_LOCALES = ("C.UTF-8", "C.utf8", "UTF-8")
 _SUPERUSER_DIRECTORIES = ("/usr/local/sbin", "/usr/sbin", "/sbin")
 
 
@@ -114,10 +115,22 @@ def _mapping(maps: IdMaps) -> Mapping:
 def _command(
     arguments: Sequence[str], cwd: str | None, env: Environment[str, str] | None, *, becomes_root: bool
 ) -> Command:
-    environment = dict(os.environ if env is None else env)
+    environment = _own_environment() if env is None else dict(env)
     if becomes_root and env is None:
         environment["PATH"] = _path_of_root(environment.get("PATH", os.defpath))
     return Command(tuple(arguments), environment, cwd or _current_directory(), cwd is not None)
+
+
+def _own_environment() -> dict[str, str]:
+    """Return what this process was given, without the LC_CTYPE that Python adds where nothing names a locale (PEP 538):
+    the command may be a program that sorts or counts by it.
+    """
+    environment = dict(os.environ)
+    if environment.get("LC_CTYPE") in _COERCED_LOCALES:
+        with open("/proc/self/environ", "rb") as stream:
+            if not any(word.startswith(b"LC_CTYPE=") for word in stream.read().split(b"\0")):
+                del environment["LC_CTYPE"]
+    return environment
 
 
 def _path_of_root(path: str) -> str:
