@@ -81,6 +81,8 @@ CASES = {
     "layer without a name": Bad("mount --lower= {}/m", "''"),
     "upper without a name": Bad("-o lowerdir={}/l,upperdir=,workdir= {}/m", "'': no such layer"),
     "layer of a run without a name": Bad("run --lower= -- true", "'': no such layer"),
+    "transport of a run": Bad("run --transport pigeon --lower {}/l -- true", "no such transport: 'pigeon'", 2),
+    "workdir of a run without an upper": Bad("run --work {}/w --lower {}/l -- true", "'--work' needs '--upper'", 2),
     "layer name of two lines": Bad("-o lowerdir={}/a\nb {}/m", "\\n"),
 }
 

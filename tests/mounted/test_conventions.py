@@ -291,6 +291,14 @@ def test_help_and_version() -> None:
     assert unionmount("-V").stdout == version.stdout
 
 
+@pytest.mark.parametrize("command", ["mount", "umount", "run", "diff", "explain", "stats", "check", "convert"])
+def test_each_command_says_what_it_takes(command: str) -> None:
+    done = unionmount(command, "--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"unionmount {command} " in done.stdout
+    assert unionmount(command, "-h").stdout == done.stdout
+
+
 @contextmanager
 def mounted_in_foreground(base: Path, options: str) -> Iterator[tuple[Path, subprocess.Popen[str]]]:
     """Mount at ``base``/m; the server has ended, and the mount with it, when this does."""

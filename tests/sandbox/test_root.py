@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import stat
 from pathlib import Path
 
@@ -108,8 +109,12 @@ def test_the_environment_is_the_callers(root_sandbox: Sandbox, given: dict[str, 
 
 def test_the_machines_name_stays(sandbox: Sandbox) -> None:
     before = os.uname().nodename
-    assert sandbox.output(["sh", "-c", "hostname another && hostname"]) == "another\n"
-    assert os.uname().nodename == before
+    try:
+        assert sandbox.output(["sh", "-c", "hostname another && hostname"]) == "another\n"
+        assert os.uname().nodename == before
+    finally:
+        if os.uname().nodename != before:
+            socket.sethostname(before)
 
 
 def test_shared_memory_is_the_runs_own_and_ends_with_it(sandbox: Sandbox) -> None:

@@ -15,6 +15,17 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+HELP = """\
+usage: unionmount diff MOUNTPOINT
+       unionmount diff --upper U --lower A [--lower B ...]
+       unionmount explain PATH
+       unionmount explain --lower A [--lower B ...] [--upper U] PATH
+
+diff      print what the writable layer adds (A), changes (C) and deletes (D), one name a line.
+explain   print which layer a name comes from, and what every other layer has there; with layers, PATH is that in the
+          stack.
+"""
+
 
 class Request:
     """Layers given by name, and the other words."""

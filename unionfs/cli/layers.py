@@ -14,7 +14,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_HELP = """\
+HELP = """\
 usage: unionmount check [--repair] [--work DIR] DIR [LOWER ...]
        unionmount convert DIR --to overlay|userxattr|oci [--lower DIR ...] [--data DIR ...] [--work DIR]
 
@@ -46,9 +46,6 @@ class Request:
                 self.places.append(os.fsencode(word))
 
     def _option(self, word: str, rest: Iterator[str], known: tuple[str, ...]) -> None:
-        if word in ("-h", "--help"):
-            print(_HELP, end="")
-            raise SystemExit(0)
         name, equals, value = word.partition("=")
         if name not in known:
             raise errors.UsageError(problem=f"unknown option '{word}'")

@@ -78,9 +78,11 @@ def _flush() -> None:
 
 def _dispatch(words: list[str]) -> int:
     if words and words[0] in _COMMANDS:
-        module = _COMMANDS[words[0]]
-        command = getattr(__import__(f"unionfs.cli.{module}", fromlist=["run"]), f"run_{words[0]}")
-        return int(command(words[1:]))
+        module = __import__(f"unionfs.cli.{_COMMANDS[words[0]]}", fromlist=["run"])
+        if words[1:] in (["-h"], ["--help"]):
+            print(module.HELP, end="")
+            return 0
+        return int(getattr(module, f"run_{words[0]}")(words[1:]))
     from unionfs.cli import mount
 
     return mount.run_helper(words)

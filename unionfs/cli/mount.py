@@ -42,7 +42,6 @@ usage: unionmount -o lowerdir=A:B[,upperdir=U,workdir=W][,OPTION...] [SOURCE] MO
 Without an upper directory the mount is read-only.
 """
 
-_TRANSPORTS = ("auto", "direct", "fusepy")
 _OURS = ("lowerdir", "upperdir", "workdir", "metacopy", "nfs_export", "whiteouts", "mode", "writeback")
 _ADDED = ("lowerdir+", "datadir+")
 #: Words of fuse-overlayfs that ask for what is always so here, or for what only its own machinery has.
@@ -226,9 +225,6 @@ def _mount(request: Request) -> int:
             print(f"unknown argument ignored: {word}", file=sys.stderr)
     config = _config(request, named, _FLAGS.intersection(unknown))
     config.owners, config.offers, config.atime = ownership, offers, options.atime
-    if request.transport not in _TRANSPORTS:
-        known = ", ".join(_TRANSPORTS)
-        raise errors.UsageError(problem=f"no such transport: '{request.transport}'; there are {known}")
     if config.nfs_export and request.transport == "fusepy":
         raise errors.UsageError(problem="'nfs_export=on' needs the direct transport; libfuse numbers files anew")
     resolved = mounting.check_mountpoint(mountpoint)

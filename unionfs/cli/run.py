@@ -20,11 +20,19 @@ if TYPE_CHECKING:
     from unionfs.sandbox.plan import Finish
 
 HELP = """\
-usage: unionmount run --lower DIR [--lower DIR ...] [--upper DIR [--work DIR]] [--chroot] [--] [COMMAND [ARGUMENT ...]]
+usage: unionmount run --lower DIR [--lower DIR ...] [--upper DIR [--work DIR]] [OPTION ...] [--] [COMMAND [ARG ...]]
 
 Run one process whose root directory is a stack of layers, the first --lower topmost ('--lower /' is this machine).
-Without --upper its changes go to a temporary layer that is removed at the end; without a command it is a shell.
-Exits with the status of the process, or 128 + n when signal n ended it.
+Without --upper its changes go to a temporary layer that is removed at the end; without a command it is $SHELL.
+
+  --upper DIR           the directory that takes the changes, and keeps them
+  --work DIR            an empty directory on its file system; without it a hidden one beside it
+  --chroot              change the root alone: no namespaces, nothing mounted in it (root only)
+  --transport NAME      direct (Linux's /dev/fuse), fusepy (libfuse), or auto
+
+The process has its own /proc, /dev, /tmp and host name; it is root, for an ordinary user in a user namespace.
+Exits with the status of the process, or 128 + n when signal n ended it; 127 when it is not found, 126 when it cannot be
+executed, 1 when the stack cannot be mounted, 2 when this command line is wrong.
 """
 
 
@@ -45,6 +53,8 @@ def run_run(words: list[str]) -> int:
     request = _parse(words)
     if not request.lower:
         raise errors.NoLayers()
+    if request.work is not None and request.upper is None:
+        raise errors.UsageError(problem="'--work' needs '--upper', for whose changes it is")
     command = request.command or [os.environ.get("SHELL") or "/bin/sh"]
     if request.upper is None:
         return _run_disposable(request, command)

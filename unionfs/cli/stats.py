@@ -34,9 +34,6 @@ _SIGNALLED = 128
 
 def run_stats(words: list[str]) -> int:
     """Print what the server of a mount was asked so far, or while a command ran; return the status of the command."""
-    if words in (["-h"], ["--help"]):
-        print(HELP, end="")
-        return 0
     separator, command = words[1:2], words[2:]
     if not words or words[0].startswith("-") or separator != (["--"] if command else []):
         raise errors.UsageError(problem="stats takes one mountpoint, and '-- COMMAND' to count while that runs")

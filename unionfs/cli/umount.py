@@ -9,6 +9,13 @@ from unionfs import errors
 from unionfs.cli import attributes
 from unionfs.fuse import mounting
 
+HELP = """\
+usage: unionmount umount [-l] MOUNTPOINT ...
+
+Unmount stacks, and wait until their servers have ended, so that the layers are free. -l takes a mount away that is in
+use; it ends with its last user, and is not waited for.
+"""
+
 
 def run_umount(words: list[str]) -> int:
     """Unmount each mountpoint. Raises errors.NotMounted, MountBusy."""

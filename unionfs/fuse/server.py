@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from unionfs.idmap import Ownership
     from unionfs.union.stack import Config, Stack
 
+TRANSPORTS = ("auto", "direct", "fusepy")
 _MOUNTED = b"+"
 _ALL_IDS = ["0", "0", "4294967295"]
 _GC_THRESHOLD = 200_000
@@ -71,7 +72,12 @@ def serve(service: Service) -> None:
 
 
 def check(service: Service) -> None:
-    """See that a stack can be mounted over what it is made of. Raises errors.MountpointInLayer."""
+    """See that there is such a transport, and that a stack can be mounted over what it is made of. Raises
+    errors.UsageError, errors.MountpointInLayer.
+    """
+    if service.transport not in TRANSPORTS:
+        known = ", ".join(TRANSPORTS)
+        raise errors.UsageError(problem=f"no such transport: '{service.transport}'; there are {known}")
     config = service.config
     for layer in [config.upper, config.workdir] if _isolates() else [*config.lowers, config.upper, config.workdir]:
         if layer is None or not os.path.isdir(layer):
