@@ -7,6 +7,7 @@ import json
 import os
 import stat
 import subprocess
+import sys
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -321,6 +322,35 @@ def test_in_the_foreground(tmp_path: Path) -> None:
         assert (point / "file0").exists()
         server.terminate()
         server.wait(LIMIT_S)
+
+
+INTERRUPTED = """
+import os, signal, sys
+from unionfs.cli.main import main
+from unionfs.fuse import mounting
+
+def acquire(*arguments, real=mounting.acquire):
+    device = real(*arguments)
+    os.kill(os.getpid(), signal.SIGTERM)
+    return device
+
+mounting.acquire = acquire
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize("words", [("-f",), ()], ids=["foreground", "background"])
+def test_a_signal_as_it_mounts_leaves_no_mount(tmp_path: Path, words: tuple[str, ...]) -> None:
+    """Nor one whose server is gone."""
+    options, point = stack(tmp_path), tmp_path / "m"
+    point.mkdir()
+    command = [sys.executable, "-c", INTERRUPTED, *words, "-o", options, str(point)]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S, check=False, env=env)
+    assert done.stdout == ""
+    while servers(point):
+        os.sched_yield()
+    assert str(point) not in Path("/proc/self/mountinfo").read_text()
 
 
 def test_many_layers(tmp_path: Path) -> None:

@@ -236,7 +236,7 @@ def _spawn_helper(mountpoint: bytes, arguments: list[str], socket_descriptor: in
     readable, writable = os.pipe()
     try:
         actions = [(os.POSIX_SPAWN_DUP2, writable, 2)]
-        process_id = os.posix_spawn(helper, [helper, *arguments], environment, file_actions=actions)
+        process_id = os.posix_spawn(helper, [helper, *arguments], environment, file_actions=actions, setsigmask=())
     except OSError as error:
         os.close(readable)
         raise errors.FusermountFailed(mountpoint=mountpoint, reason=error.strerror) from error

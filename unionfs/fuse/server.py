@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 TRANSPORTS = ("auto", "direct", "fusepy")
 _MOUNTED = b"+"
+_ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _ALL_IDS = ["0", "0", "4294967295"]
 _GC_THRESHOLD = 200_000
 
@@ -178,6 +179,7 @@ def _serve(service: Service, ready: Callable[[], None], report: Callable[[str], 
     os.umask(0)
     stack = _open_isolated(service.config)
     try:
+        signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)  # or a mount without a server could stay
         device = mounting.acquire(service.mountpoint, _with_read_only(service, stack))
         _serve_device(service, stack, device, ready, report)
     finally:
@@ -249,6 +251,20 @@ def _serve_device(
     service: Service, stack: Stack, device: int, ready: Callable[[], None], report: Callable[[str], None]
 ) -> None:
     table_entry = mounting.topmost(service.mountpoint)
+    try:
+        server = _server(service, stack, device, report)
+        _heed_signals(server)
+        os.chdir("/")
+        go_ahead_of_others()
+        gc.freeze()
+        gc.set_threshold(_GC_THRESHOLD, 20, 100)
+        server.run(lambda: _announce(table_entry, ready))
+    finally:
+        _detach(table_entry)
+        os.close(device)
+
+
+def _server(service: Service, stack: Stack, device: int, report: Callable[[str], None]) -> Server:
     dispatcher = _dispatcher(stack, modes.wanted(service.mode), PassthroughBacking(device))
     server = Server(device, dispatcher, report)
     dispatcher.describe = lambda name: _describe(name, service, stack, dispatcher.mode.name, server.statistics())
@@ -257,17 +273,15 @@ def _serve_device(
         stack.edit.copyup.deferring = True
     if service.debug:
         _trace(dispatcher)
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, lambda _number, _frame: server.stop())
-    os.chdir("/")
-    go_ahead_of_others()
-    gc.freeze()
-    gc.set_threshold(_GC_THRESHOLD, 20, 100)
-    try:
-        server.run(lambda: _announce(table_entry, ready))
-    finally:
-        _detach(table_entry)
-        os.close(device)
+    return server
+
+
+def _heed_signals(server: Server) -> None:
+    """Have the server end when it is asked to, but by no signal that its caller wants ignored, as nohup(1) does."""
+    for number in _ENDING:
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, lambda _number, _frame: server.stop())
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
 
 
 def _dispatcher(stack: Stack, wanted: Sequence[Mode], backing: PassthroughBacking) -> Dispatcher:
