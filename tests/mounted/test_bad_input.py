@@ -3,6 +3,7 @@ no directory, no change in a layer."""
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from tests.support import leftovers
 from tests.support.mounts import run
 from tests.support.probes import requires
 from tests.support.trees import assert_same_tree, snapshot
+from unionfs.cli import main
 from unionfs.syscalls import mounts
 
 from .command import mounted, servers, stack, through, tmpfs, unionmount
@@ -267,3 +269,21 @@ def test_an_output_that_takes_nothing(base: Path, output: str) -> None:
     done = subprocess.run(command, shell=True, cwd=base, capture_output=True, text=True, check=False, timeout=30)
     assert (done.returncode, done.stderr.count("\n")) == (1, 1), done
     assert done.stderr.startswith("unionmount: standard output: ")
+
+
+def test_an_output_that_nobody_reads(base: Path) -> None:
+    """As of ``| head -1``: that is no error of ours."""
+    for number in range(3000):
+        (base / "u" / f"added-{number}").touch()
+    command = f"({sys.executable} -m unionfs.cli.main diff --lower l --upper u; echo $? >&2) | :"
+    done = subprocess.run(command, shell=True, cwd=base, capture_output=True, text=True, check=False, timeout=30)
+    assert done.stderr == "1\n"
+
+
+def test_any_other_broken_pipe_is_said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def fail(_words: list[str]) -> int:
+        raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE), "something else")
+
+    monkeypatch.setattr(main, "_dispatch", fail)
+    assert main.main([]) == 1
+    assert capsys.readouterr().err == "unionmount: something else: Broken pipe\n"

@@ -56,11 +56,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except errors.UnionfsError as error:
         print(f"unionmount: {error}", file=sys.stderr)
         return error.exit_status
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        return 1
     except OSError as error:
-        print(f"unionmount: {errors.describe_os_error(error)}", file=sys.stderr)
+        if isinstance(error, BrokenPipeError) and error.filename == errors.STANDARD_OUTPUT:  # as of "| head"
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        else:
+            print(f"unionmount: {errors.describe_os_error(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
@@ -72,7 +72,7 @@ def _flush() -> None:
     try:
         sys.stdout.flush()
     except OSError as error:
-        error.filename = "standard output"
+        error.filename = errors.STANDARD_OUTPUT
         raise
 
 

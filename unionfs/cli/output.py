@@ -6,13 +6,15 @@ import errno
 import os
 import sys
 
+from unionfs import errors
+
 
 def line(text: str) -> None:
     """Print names as they are, whatever their bytes. Raises OSError that names the output."""
     if sys.stdout is None:
-        raise OSError(errno.EBADF, os.strerror(errno.EBADF), "standard output")
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF), errors.STANDARD_OUTPUT)
     try:
         sys.stdout.buffer.write(os.fsencode(text) + b"\n")
     except OSError as error:  # not only when it is flushed: PYTHONUNBUFFERED
-        error.filename = "standard output"
+        error.filename = errors.STANDARD_OUTPUT
         raise

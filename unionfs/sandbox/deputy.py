@@ -53,7 +53,10 @@ class Deputy:
         return descriptor == self._inside.fileno()
 
     def call(self) -> None:
-        """In process 1: have the deputy answer for this process's descendants from now on, if the kernel can."""
+        """In process 1: have the deputy answer for this process's descendants from now on, if the kernel can.
+
+        Raises OSError if it has ended.
+        """
         import _socket
 
         uids, gids = read_namespace()
@@ -66,7 +69,11 @@ class Deputy:
             self._inside.close()
             return
         rights = (_socket.SOL_SOCKET, _socket.SCM_RIGHTS, listener.to_bytes(4, "little"))
-        self._inside.sendmsg([b"\0"], [rights])
+        try:
+            self._inside.sendmsg([b"\0"], [rights])
+        except OSError as error:  # it was killed, and nobody would answer
+            error.filename = "the process that changes owners for this run"
+            raise
         self._inside.close()
         os.close(listener)
 
