@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -109,6 +110,31 @@ def test_a_run_that_is_killed_leaves_nothing(tmp_path: Path) -> None:
     while os.listdir(tmp_path) and time.monotonic() < deadline:
         time.sleep(0.01)
     assert os.listdir(tmp_path) == []
+
+
+@requires("fuse", "root")
+def test_a_run_of_which_only_the_server_is_left_ends(stack: Path) -> None:
+    """Whoever killed the others killed them at once; the mount is in a namespace that nobody else would clear."""
+    program = [sys.executable, str(ROOT / "bin/unionmount")]
+    command = [*program, "run", "--lower", "/", "--upper", str(stack / "upper"), "sh", "-c", "echo ready; sleep 1000"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        supervisor = int(Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text())
+        os.kill(supervisor, signal.SIGSTOP)
+        process.kill()
+        process.wait()
+        os.kill(supervisor, signal.SIGKILL)
+    deadline = time.monotonic() + LIMIT_S
+    while (left := _running(stack)) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert left == []
+
+
+def _running(stack: Path) -> list[leftovers.Process]:
+    mark = Path(os.environ[leftovers.MARK])
+    return [found for found in leftovers.processes(mark) if str(stack) in found.command]
 
 
 @requires("fuse", "root")

@@ -123,7 +123,7 @@ def _clear(base: bytes) -> None:
 def _serve(request: Request, upper: bytes, work: bytes, place: bytes) -> Finish:
     """Mount the stack at ``place``; return what waits for the end of its server."""
     config = Config([os.fsencode(path) for path in request.lower], upper, work, volatile=request.upper is None)
-    process = server.start(server.Service(config, place, MountOptions(), request.transport))
+    process = server.start(server.Service(config, place, MountOptions(), request.transport, bound=True))
 
     def finish() -> None:
         os.waitpid(process, 0)

@@ -47,6 +47,8 @@ class Service(NamedTuple):
     transport: str = "auto"
     debug: bool = False
     mode: str = modes.AUTO
+    bound: bool = False
+    """Whether a server in the background ends with the process that starts it."""
 
 
 def start(service: Service) -> int:
@@ -108,6 +110,8 @@ def _run_background(service: Service, report: int) -> NoReturn:
     try:
         os.setsid()
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        if service.bound:
+            process.set_parent_death_signal(signal.SIGTERM)  # died it before, ready() fails
         _close_inherited(report)
         _serve(service, caller.ready, _log)
         status = 0

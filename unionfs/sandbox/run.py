@@ -63,11 +63,11 @@ def run_in_stack(
 ) -> int:
     """Run one process in a root that ``prepare`` mounts, and return its exit status (128 + n when signal n ended it).
 
-    The process gets its own mount and pid namespaces, and a user namespace where the caller may not have those
-    otherwise; its own /proc, a minimal /dev, a private /tmp, /sys read-only; the caller's terminal, standard streams
-    and inheritable descriptors. SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGALRM and SIGCONT are passed on
-    to it. When it stops itself, the caller's process group stops. When it ends, or the caller does, all that it started
-    ends.
+    The process gets its own mount, pid, UTS and IPC namespaces, and a user namespace where the caller may not have
+    those otherwise; its own /proc, a minimal /dev, a private /tmp, /sys read-only; the caller's terminal, standard
+    streams and inheritable descriptors. SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGALRM and SIGCONT are
+    passed on to it. When it stops itself, the caller's process group stops. When it ends, or the caller does, all that
+    it started ends.
 
     ``prepare`` gets an empty directory, mounts something there and returns a function that is called when the process
     has ended and that mount is gone; neither is called in the calling process but in a child, inside the new user and
