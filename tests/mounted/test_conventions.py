@@ -283,6 +283,32 @@ def test_the_command_waits_for_the_end(tmp_path: Path) -> None:
             assert (tmp_path / "other/file0").read_text() == "x"
 
 
+@pytest.mark.parametrize("elsewhere", ["bind", "namespace"])
+def test_what_stays_mounted_elsewhere_is_not_waited_for(tmp_path: Path, elsewhere: str) -> None:
+    """Its server goes on, for as long as a container has it that was started meanwhile."""
+    options, point, other = stack(tmp_path), tmp_path / "m", tmp_path / "other"
+    point.mkdir()
+    other.mkdir()
+    assert unionmount("-o", options, point).returncode == 0
+    (server,) = servers(point)
+    if elsewhere == "bind":
+        run("mount", "--bind", point, other)
+    command = ["unshare", "--mount", "--propagation", "private", "sh", "-c", "echo; read line"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as container:
+        assert container.stdout is not None
+        container.stdout.readline()
+        done = unionmount("umount", point)
+        assert (done.returncode, done.stdout, done.stderr.count("\n")) == (0, "", 1)
+        assert "is still mounted elsewhere" in done.stderr
+        assert not is_mounted(point)
+        ended = os.pidfd_open(server.pid)
+        container.communicate(b"\n")
+    if elsewhere == "bind":
+        assert (other / "file0").read_text() == "in layer 0"
+        run("umount", other)
+    wait_for(ended)
+
+
 def test_help_and_version() -> None:
     """They are answers, not errors; ``podman info`` asks for the version."""
     version, text = unionmount("--version"), unionmount("-h")

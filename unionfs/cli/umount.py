@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import select
+import sys
 
 from unionfs import errors
 from unionfs.cli import attributes
@@ -12,9 +13,12 @@ from unionfs.fuse import mounting
 HELP = """\
 usage: unionmount umount [-l] MOUNTPOINT ...
 
-Unmount stacks, and wait until their servers have ended, so that the layers are free. -l takes a mount away that is in
-use; it ends with its last user, and is not waited for.
+Unmount stacks, and wait until their servers have ended, so that the layers are free; one that is mounted elsewhere as
+well, as in a container, is not waited for long. -l takes a mount away that is in use; it ends with its last user.
 """
+
+_PATIENCE_S = 3
+"""How long to wait for others who have the mount as well: many a namespace is left soon."""
 
 
 def run_umount(words: list[str]) -> int:
@@ -29,24 +33,36 @@ def run_umount(words: list[str]) -> int:
 
 
 def umount(place: bytes, *, lazy: bool = False) -> None:
-    """Unmount ``place`` and wait for its server to end."""
+    """Unmount ``place`` and wait for its server to end; not for long if the mount is at another place as well."""
     mountpoint = mounting.resolve_mountpoint(place)
-    server = _open_server(mountpoint) if _is_fuse(mountpoint) else -1
+    mount = mounting.topmost(mountpoint)
+    server = _open_server(mountpoint) if mount is not None and _is_fuse(mount) else -1
     if server < 0 and not mounting.is_mounted(mountpoint):
         raise errors.NotMounted(mountpoint=place)
     try:
         mounting.unmount(mountpoint, lazy=lazy)
-        if server >= 0 and not lazy:
-            select.select([server], [], [])
+        if server < 0 or lazy or mount is None:
+            return
+        while not select.select([server], [], [], _PATIENCE_S)[0]:
+            if _is_in_use(mount):
+                reason = "is still mounted elsewhere, perhaps in a container; its layers stay in use until it is not"
+                print(f"unionmount: {errors.readable(place)}: {reason}", file=sys.stderr)
+                return
     finally:
         if server >= 0:
             os.close(server)
 
 
-def _is_fuse(mountpoint: bytes) -> bool:
+def _is_fuse(mount: mounting.Mount) -> bool:
     """Tell whether what is mounted may be ours: of any subtype, since that can be chosen."""
-    top = mounting.topmost(mountpoint)
-    return top is not None and top.kind.partition(b".")[0] in (b"fuse", b"fuseblk")
+    return mount.kind.partition(b".")[0] in (b"fuse", b"fuseblk")
+
+
+def _is_in_use(mount: mounting.Mount) -> bool:
+    """Tell whether the file system lives on, in whichever mount namespace (sysfs-class-bdi in the kernel's
+    Documentation/ABI).
+    """
+    return os.path.exists(b"/sys/class/bdi/" + mount.device)
 
 
 def _open_server(mountpoint: bytes) -> int:
