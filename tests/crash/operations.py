@@ -245,7 +245,7 @@ def restore(layers: Path, stack: Path) -> None:
         os.spawnlp(os.P_WAIT, "cp", "cp", "-a", str(layers / name), str(stack / name))
 
 
-Tree = dict[bytes, object]
+Tree = dict[bytes, tuple[object, ...]]
 
 
 def tree(union: Union) -> Tree:

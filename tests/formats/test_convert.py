@@ -223,6 +223,16 @@ def test_a_death_before_every_system_call(tmp_path: Path, source: str, target: s
     assert _deaths(template, target, [], expected) > 20
 
 
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_death_where_what_deletes_is_a_file_by_another_name(tmp_path: Path, target: str) -> None:
+    """That name shows, and is met first: the file says that it deletes until nothing needs it to."""
+    template = tmp_path / "template"
+    write(template, {"lower/d/gone": "0", "layer/d/": ""})
+    DIALECTS["xattr-whiteouts"].delete(template / "layer/d/gone")
+    (template / "layer/shown").hardlink_to(template / "layer/d/gone")
+    assert _deaths(template, target, [], {"d/": "", "shown": ""}) > 10
+
+
 @requires("fuse")
 def test_a_death_while_data_is_copied_from_below(tmp_path: Path) -> None:
     """A moved directory is copied before it loses its redirect, and a file's data before its mark."""

@@ -1,8 +1,9 @@
 """Rewriting a layer from one dialect into another, in place.
 
-All that the new dialect needs is written first, for the whole layer, and is on disk before anything of the others goes.
-In between each mark stands twice, which says the same. So a crash at any instant leaves a layer that shows the same
-tree, and another run ends what was begun. A directory keeps its times.
+All that the new dialect needs is written first, for the whole layer, and is on disk before anything of the others goes:
+names, and then attributes, which a file has in common with all its names. In between each mark stands twice, which says
+the same. So a crash at any instant leaves a layer that shows the same tree, and another run ends what was begun. A
+directory keeps its times.
 """
 
 from __future__ import annotations
@@ -177,7 +178,7 @@ def _list_of(content: _Content, part: Dir, name: bytes, kind: int) -> list[bytes
 
 
 class _Conversion:
-    """The two passes over one layer: what is to be goes in, what was goes out."""
+    """The passes over one layer: what is to be goes in, what was goes out."""
 
     def __init__(self, layer: WritableLayer) -> None:
         self._layer = layer
@@ -187,7 +188,7 @@ class _Conversion:
 
     def run(self) -> Converted:
         self._refuse_long_names()
-        for work in (self._add, self._remove):
+        for work in (self._add, self._remove_names, self._remove_attributes):
             for part in _directories(self._layer.root):
                 before = os.stat(part.descriptor())
                 work(part, _read(part, hidden=self._is_marked(part)))
@@ -273,7 +274,7 @@ class _Conversion:
 
     # -- second pass -------------------------------------------------------------------------------------------------
 
-    def _remove(self, part: Dir, content: _Content) -> None:
+    def _remove_names(self, part: Dir, content: _Content) -> None:
         directory = part.descriptor()
         superfluous = content.opaque or not self._dialect.device_whiteouts
         if superfluous:
@@ -286,13 +287,17 @@ class _Conversion:
             for marker in content.markers:
                 os.unlink(marker, dir_fd=directory)
         self._remove_private(directory, content.private)
-        for name in (b".", *content.others):
-            self._remove_hints(part, name)
 
     def _remove_private(self, directory: int, names: list[bytes]) -> None:
         for name in names:
             if self._dialect.device_whiteouts or name != ondisk.OPAQUE_MARKER:
                 remove_tree(directory, name)
+
+    # -- third pass --------------------------------------------------------------------------------------------------
+
+    def _remove_attributes(self, part: Dir, content: _Content) -> None:
+        for name in (b".", *content.others):
+            self._remove_hints(part, name)
 
     def _remove_hints(self, part: Dir, name: bytes) -> None:
         path = part.proc_path(name)
@@ -305,8 +310,11 @@ class _Conversion:
                         raise
 
     def _is_foreign(self, attribute: bytes) -> bool:
-        """Tell whether an attribute belongs to a layer's format, but not to the new dialect."""
-        own = self._dialect.prefix is not None and attribute.startswith(self._dialect.prefix)
+        """Tell whether an attribute belongs to a layer's format, but not to the new dialect, which has no empty files
+        that stand for deletions.
+        """
+        prefix = self._dialect.prefix
+        own = prefix is not None and attribute.startswith(prefix) and attribute != prefix + ondisk.WHITEOUT
         return ondisk.is_private_attribute(attribute) and not own
 
     def _says_whiteouts(self, path: bytes, attribute: bytes) -> bool:
