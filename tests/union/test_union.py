@@ -329,6 +329,27 @@ def test_links_share_one_file(filled: Layers) -> None:
         union.unlink("b/c/d")
 
 
+def test_a_link_count_that_cannot_be_written(filled: Layers, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one before holds until another can be written, though links were added by then and the file was forgotten."""
+    for name in ("same", "b/same"):
+        os.link(filled.lowers[2] / "b" / "c" / "d", filled.lowers[2] / name)
+    with filled.union() as union:
+        union.write_text("same", "changed")
+        with monkeypatch.context() as patch, fails(errno.EIO):
+            patch.setattr(WritableLayer, "mark", _refuse_counts)
+            union.unlink("b/same")
+        for node in list(union._stack.view.nodes.by_id.values()):
+            union._stack.view.nodes.forget(node, 0)
+        assert union.stat("b/c/d").st_nlink == 3
+        union.unlink("b/same")
+        assert union.stat("b/c/d").st_nlink == 2
+
+
+def _refuse_counts(_layer: WritableLayer, _directory: int, _name: bytes, marker: bytes, _value: bytes) -> bool:
+    assert marker == ondisk.NLINK
+    raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+
 def test_symlinks(filled: Layers) -> None:
     """In both orders of arguments; what is followed and what is not."""
     with filled.union() as union:

@@ -320,7 +320,8 @@ class LinkIndex:
         links = self.nodes.share(node, (state.st_dev, state.st_ino))
         indexed, path = self.is_indexed(node), self.view.proc_path(node)
         own = self.upper.dialect.attribute(ondisk.NLINK)
-        attribute, value = _first_of(path, (own, *_COUNTS) if indexed else (own,))
+        unsettled = indexed and node.home_name in self._unsettled  # the attribute is out of date
+        attribute, value = (None, b"") if unsettled else _first_of(path, (own, *_COUNTS) if indexed else (own,))
         if attribute is None:
             links.delta = self._recorded(node.home_name, state.st_nlink) if indexed else 0
             return
