@@ -17,6 +17,7 @@ import unionfs
 from tests.conformance.cases.xattrs import acl
 from tests.support.probes import requires
 from unionfs import errors, ondisk
+from unionfs.layers.layer import Layer
 from unionfs.layers.writable import WritableLayer
 from unionfs.syscalls import files, mounts
 from unionfs.union.stack import Config, open_stack
@@ -125,6 +126,25 @@ def test_scandir_walk_and_glob(filled: Layers) -> None:
         assert sorted(map(str, union.glob("**/d"))) == ["/b/c/d"]
         assert sorted(map(str, union.glob("*/*"))) == ["/a/x", "/a/y", "/a/z", "/b/c", "/b/run"]
         assert list(union.iterdir("b/c")) == [PurePosixPath("b/c/d")]
+
+
+def test_a_lookup_goes_on_with_the_listing_that_was_begun(filled: Layers, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the layers of a directory hold is read once for both."""
+    read: list[int] = []
+    original = Layer.open_listing
+
+    def open_listing(layer: Layer, directory: int) -> int:
+        read.append(layer.index)
+        return original(layer, directory)
+
+    monkeypatch.setattr(Layer, "open_listing", open_listing)
+    with filled.union() as union:
+        view = union._stack.view
+        listing = view.listing(view.nodes.root)
+        assert listing.reaches(0)
+        assert view.lookup(view.nodes.root, b"a") is not None
+        listing.finish()
+    assert sorted(read) == [0, 1, 2, 3]
 
 
 def test_walk_can_be_pruned_and_passes_errors_over(filled: Layers) -> None:
@@ -348,6 +368,21 @@ def test_a_link_count_that_cannot_be_written(filled: Layers, monkeypatch: pytest
 def _refuse_counts(_layer: WritableLayer, _directory: int, _name: bytes, marker: bytes, _value: bytes) -> bool:
     assert marker == ondisk.NLINK
     raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+
+def test_inode_numbers_outlive_an_exchange(filled: Layers, dialect: Dialect) -> None:
+    """A directory that had none gets the mark that its files may be copies of lower ones."""
+    with filled.union() as union:
+        union.chmod("b/run", 0o700)
+        union.mkdir("made")
+        union.touch("made/file")
+        number = union.stat("b/run").st_ino
+        stack, places = union._stack, [union._locate(path, follow=False) for path in ("made/file", "b/run")]
+        one, other = ((place.parent, place.name) for place in places)
+        assert stack.renames is not None
+        stack.renames.rename(one, other, files.RENAME_EXCHANGE)
+    with filled.union() as union:
+        assert (union.stat("made/file").st_ino == number) is (dialect.prefix is not None)
 
 
 def test_symlinks(filled: Layers) -> None:
