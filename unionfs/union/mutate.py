@@ -200,7 +200,7 @@ class Mutations:
                 mode |= stat.S_ISGID
         os.chown(staged, caller.uid, gid, dir_fd=self.upper.work, follow_symlinks=False)
         special = mode & (stat.S_ISUID | stat.S_ISGID)
-        if special and not stat.S_ISLNK(mode):
+        if special:
             made = os.stat(staged, dir_fd=self.upper.work, follow_symlinks=False).st_mode
             files.fchmodat(self.upper.work, staged, made | special)
 
