@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+import pytest
+
 from tests.crash.operations import WAYS, open_union
 from tests.support.probes import requires
 from unionfs import idmap
@@ -16,16 +18,32 @@ if TYPE_CHECKING:
 _MODE = 0o100640
 
 
-@requires("root", "user-xattrs")
-def test_what_is_given_really_is_no_longer_remembered(tmp_path: Path) -> None:
-    for name in ("lower0", "lower1", "upper", "work"):
-        (tmp_path / name).mkdir()
-    file = tmp_path / "lower1/file"
+@pytest.fixture
+def remembering(tmp_path: Path) -> Path:
+    """A stack in which the lowest layer remembers owners."""
+    for name in ("lower0", "lower1/dir", "upper", "work"):
+        (tmp_path / name).mkdir(parents=True)
+    lower, file = tmp_path / "lower1", tmp_path / "lower1/file"
     file.write_text("data")
-    for path, override in ((file, Override(7, 8, _MODE)), (tmp_path / "lower1", Override(0, 0, 0o40755))):
+    kept = {lower: Override(0, 0, 0o40755), lower / "dir": Override(7, 8, 0o40750), file: Override(7, 8, _MODE)}
+    for path, override in kept.items():
         os.setxattr(path, idmap.CONTAINERS_OVERRIDE, override.encode())
-    with open_union(tmp_path, WAYS["namespace"]) as union:
+    return tmp_path
+
+
+@requires("root", "user-xattrs")
+def test_a_directory_is_read_as_its_layer_has_it(remembering: Path) -> None:
+    """Before it is copied, and where a copy of it stands in an upper that remembers nothing."""
+    with open_union(remembering, WAYS["namespace"]) as union:
+        for mode in (0o40750, 0o40711):
+            assert (union.stat("/dir").st_uid, union.stat("/dir").st_gid, union.stat("/dir").st_mode) == (7, 8, mode)
+            union.chmod("/dir", 0o711)
+
+
+@requires("root", "user-xattrs")
+def test_what_is_given_really_is_no_longer_remembered(remembering: Path) -> None:
+    with open_union(remembering, WAYS["namespace"]) as union:
         union.truncate("/file", 1)
-    copy = tmp_path / "upper/file"
+    copy = remembering / "upper/file"
     assert (copy.stat().st_uid, copy.stat().st_gid, copy.stat().st_mode) == (7, 8, _MODE)
     assert idmap.CONTAINERS_OVERRIDE.decode() not in os.listxattr(copy)
