@@ -132,6 +132,19 @@ def test_programs_attributes_stay(tmp_path: Path) -> None:
             assert Looker(union).tree() == EXPECTED
 
 
+def test_what_copies_are_of_stays_known(tmp_path: Path) -> None:
+    """So they keep their inode numbers, wherever there is a place to write that down."""
+    stack = Stack(tmp_path, "overlay")
+    with unionfs.Union(lower=stack.lower, upper=stack.layer) as union:
+        union.chmod("/merged/file", 0o600)
+        number = union.stat("/merged/file").st_ino
+    for target in ("userxattr", "overlay"):
+        convert(os.fsencode(stack.layer), target)
+        with unionfs.Union(lower=stack.lower, upper=stack.layer) as union:
+            assert union.stat("/merged/file").st_ino == number
+    assert number != (stack.layer / "merged/file").stat().st_ino
+
+
 # -- redirects and files without data --------------------------------------------------------------------------------
 
 
