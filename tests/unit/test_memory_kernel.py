@@ -181,6 +181,18 @@ def test_changes_go_to_the_upper_layer(mount: Mount) -> None:
     assert len(kernel.statfs()) == len(abi.FIELDS[abi.KSTATFS])
 
 
+def test_nothing_is_kept_of_a_file_whose_last_name_is_gone(mount: Mount) -> None:
+    """Its inode number may be another file's, whose id is not this one's: also where it had several names."""
+    kernel, nodes = mount.kernel, mount.stack.view.nodes
+    kernel.mknod("one", stat.S_IFREG | 0o600)
+    kernel.link("one", "two")
+    assert len(nodes.kept_ids) == 1
+    for name in ("one", "two"):
+        kernel.unlink(name)
+    kernel.drop_caches()
+    assert nodes.kept_ids == {}
+
+
 def test_space_of_a_file(mount: Mount) -> None:
     """fallocate(2), and the holes that lseek(2) finds."""
     kernel = mount.kernel
