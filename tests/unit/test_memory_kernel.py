@@ -20,6 +20,7 @@ from unionfs.fuse.wire import abi, notify, replies
 from unionfs.fuse.wire.requests import decode
 from unionfs.syscalls import files
 from unionfs.syscalls.files import RENAME_EXCHANGE, RENAME_NOREPLACE
+from unionfs.union.mutate import Caller
 from unionfs.union.stack import Config, open_stack
 
 if TYPE_CHECKING:
@@ -179,6 +180,20 @@ def test_changes_go_to_the_upper_layer(mount: Mount) -> None:
     kernel.truncate("file", 3)
     assert (upper / "file").read_text() == "xxx"
     assert len(kernel.statfs()) == len(abi.FIELDS[abi.KSTATFS])
+
+
+def test_a_file_without_a_name_that_cannot_be_given_away(mount: Mount, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where a server that is not root's serves others: nothing stays open."""
+
+    def refuse(_descriptor: int, _uid: int, _gid: int) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "fchown", refuse)
+    edit, root = mount.stack.writable(), mount.stack.view.nodes.root
+    opened = os.listdir("/proc/self/fd")
+    with pytest.raises(PermissionError):
+        edit.tmpfile(root, 0o600, Caller(os.geteuid() + 1, os.getegid()))
+    assert os.listdir("/proc/self/fd") == opened
 
 
 def test_nothing_is_kept_of_a_file_whose_last_name_is_gone(mount: Mount) -> None:

@@ -108,12 +108,7 @@ class MappedMutations(Mutations):
 
     def tmpfile(self, parent: DirNode, mode: int, caller: Caller) -> tuple[Node, os.stat_result, int]:
         """Create a file without a name. Raises OSError."""
-        caller = self.owners.caller(caller)
-        made = super().tmpfile(parent, mode, caller)
-        if self.owners.always:
-            state = made[1]
-            self.owners.give((made[2], b""), caller.uid, state.st_gid, state.st_mode)
-        return made
+        return super().tmpfile(parent, mode, self.owners.caller(caller))
 
     def _make(self, parent: DirNode, name: bytes, mode: int, caller: Caller, make: Maker) -> None:
         caller = self.owners.caller(caller)
@@ -175,6 +170,9 @@ class MappedMutations(Mutations):
         except OSError as problem:
             if problem.errno not in _REFUSED or not self._lenient:
                 raise
+        if self.owners.always:
+            state = os.fstat(descriptor)
+            self.owners.give((descriptor, b""), caller.uid, state.st_gid, state.st_mode)
 
     @property
     def _lenient(self) -> bool:

@@ -80,11 +80,11 @@ class Mutations:
         try:
             self._make(parent, name, made_mode | stat.S_IFREG, caller, make)
             state = after_change(parent.listing, lambda: os.fstat(opened[0]))
+            return self._new_node(parent, name, state), state, opened[0]
         except OSError:
             for descriptor in opened:
                 os.close(descriptor)
             raise
-        return self._new_node(parent, name, state), state, opened[0]
 
     def mknod(self, parent: DirNode, name: bytes, mode: int, rdev: int, caller: Caller) -> tuple[Node, os.stat_result]:
         """Create a FIFO, socket, device or empty regular file; a whiteout is one to programs alone. Raises OSError."""
@@ -117,13 +117,17 @@ class Mutations:
         place = self.copyup.directory(parent)
         mode = self._masked(parent, mode, caller)
         descriptor = os.open(b".", os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, mode, dir_fd=place.descriptor())
-        self._own(descriptor, place.descriptor(), mode, caller)
-        state = os.fstat(descriptor)
-        node = Node(0, parent, b"", self.view.ino(state))
-        node.parent = None
-        node.descriptor = os.dup(descriptor)
-        self.view.nodes.identify_new(node)
-        handles.attach(self.view, node)
+        node = Node(0, parent, b"", 0)
+        try:
+            self._own(descriptor, place.descriptor(), mode, caller)
+            state = os.fstat(descriptor)
+            node.ino, node.parent, node.descriptor = self.view.ino(state), None, os.dup(descriptor)
+            self.view.nodes.identify_new(node)
+            handles.attach(self.view, node)
+        except OSError:
+            os.close(descriptor)
+            let_go(node)
+            raise
         return node, state, descriptor
 
     def _make(self, parent: DirNode, name: bytes, mode: int, caller: Caller, make: Maker) -> None:
@@ -168,9 +172,7 @@ class Mutations:
             self.upper.remove_whiteout(place, name)
 
     def _make_with_acl(self, place: int, make: Callable[[], None]) -> None:
-        """Let the workdir, for one creation, hand down the default ACL of the directory that the file
-        is for (acl(5)).
-        """
+        """Let the workdir, for one creation, hand down the default ACL of the file's own directory (acl(5))."""
         work = files.proc_path(self.upper.work)
         os.setxattr(work, _DEFAULT_ACL, os.getxattr(files.proc_path(place), _DEFAULT_ACL))
         try:
@@ -199,8 +201,7 @@ class Mutations:
             if stat.S_ISDIR(mode):
                 mode |= stat.S_ISGID
         os.chown(staged, caller.uid, gid, dir_fd=self.upper.work, follow_symlinks=False)
-        special = mode & (stat.S_ISUID | stat.S_ISGID)
-        if special:
+        if special := mode & (stat.S_ISUID | stat.S_ISGID):
             made = os.stat(staged, dir_fd=self.upper.work, follow_symlinks=False).st_mode
             files.fchmodat(self.upper.work, staged, made | special)
 
@@ -213,8 +214,7 @@ class Mutations:
             return
         hands_down = os.stat(place).st_mode & stat.S_ISGID
         os.fchown(descriptor, caller.uid, -1 if hands_down else caller.gid)
-        special = mode & (stat.S_ISUID | stat.S_ISGID)
-        if special:
+        if special := mode & (stat.S_ISUID | stat.S_ISGID):
             os.fchmod(descriptor, os.fstat(descriptor).st_mode & _PERMISSIONS | special)
 
     def _masked(self, parent: DirNode, mode: int, caller: Caller) -> int:
@@ -279,9 +279,9 @@ class Mutations:
 
     def _attach(self, node: AnyNode, parent: DirNode, state: os.stat_result) -> None:
         self.view.nodes.identify_new(node)
-        handles.attach(self.view, node)
         if parent.listing is not None:
             parent.listing.add(node.name, state.st_mode >> 12, node.ino)
+        handles.attach(self.view, node)
 
     # -- links -------------------------------------------------------------------------------------------------------
 
