@@ -40,7 +40,9 @@ def _over(source: str, target: str) -> Operation:
     return lambda union: union.rename(source, target)
 
 
-def _flagged(source: str, target: str, flags: int) -> Operation:
+def flagged(source: str, target: str, flags: int) -> Operation:
+    """Return what renames with flags of renameat2(2)."""
+
     def rename(union: Union) -> None:
         stack, (start, end) = union._stack, (union._locate(path, follow=False) for path in (source, target))
         assert stack.renames is not None
@@ -91,9 +93,9 @@ OPERATIONS: dict[str, Operation] = {
     "make a hard link to one of several": lambda union: union.link("/twin1", "/dir/hard"),
     "make a hard link to a copy": lambda union: union.link("/copied2", "/dir/hard"),
     "make a hard link to a lower file": lambda union: union.link("/file", "/dir/hard"),
-    "exchange merged directories": _flagged("/mixed", "/dir", files.RENAME_EXCHANGE),
-    "exchange a lower file and a new directory": _flagged("/file", "/fresh", files.RENAME_EXCHANGE),
-    "exchange links to two files": _flagged("/twin1", "/copied2", files.RENAME_EXCHANGE),
+    "exchange merged directories": flagged("/mixed", "/dir", files.RENAME_EXCHANGE),
+    "exchange a lower file and a new directory": flagged("/file", "/fresh", files.RENAME_EXCHANGE),
+    "exchange links to two files": flagged("/twin1", "/copied2", files.RENAME_EXCHANGE),
     "rename a directory below a merged one": _over("/mixed", "/dir/mixed"),
     "give an ACL": lambda union: union.setxattr("/file", "system.posix_acl_access", _ACL),
     "remove an attribute": lambda union: union.removexattr("/marked", "user.note"),

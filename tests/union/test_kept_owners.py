@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+import stat
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.crash.operations import WAYS, open_union
+from tests.crash.operations import WAYS, flagged, open_union, refuse_as_a_namespace
 from tests.support.probes import requires
 from unionfs import idmap
 from unionfs.idmap import Override
+from unionfs.syscalls import files
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -47,3 +49,14 @@ def test_what_is_given_really_is_no_longer_remembered(remembering: Path) -> None
     copy = remembering / "upper/file"
     assert (copy.stat().st_uid, copy.stat().st_gid, copy.stat().st_mode) == (7, 8, _MODE)
     assert idmap.CONTAINERS_OVERRIDE.decode() not in os.listxattr(copy)
+
+
+@requires("root", "user-xattrs")
+def test_a_whiteout_of_a_program_is_remembered(remembering: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is a device, which cannot be made in a user namespace."""
+    refuse_as_a_namespace(monkeypatch)
+    with open_union(remembering, WAYS["namespace"]) as union:
+        flagged("/file", "/moved", files.RENAME_WHITEOUT)(union)
+        left = union.lstat("/file")
+    assert (stat.S_ISCHR(left.st_mode), left.st_rdev, left.st_uid) == (True, os.makedev(0, (1 << 18) - 1), 0)
+    assert stat.S_ISREG((remembering / "upper/file").lstat().st_mode)
