@@ -44,6 +44,8 @@ STEPS = st.lists(
     max_size=14,
 )
 
+#: A path that takes a block of its own in a redirect: by its blocks, a small file then seems to have its data.
+_LONG = b"/".join([b"x" * 240] * 2)
 #: A file that deletes by one of its names, and shows by another that is met earlier.
 _LINKED = [("delete xattr-whiteouts", b"a/b/c", b"a"), ("link", b"a/a", b"a/b/c"), ("marker link", b"b", b"a/a")]
 
@@ -127,6 +129,7 @@ def _announced(shown: Tree, layer: Path) -> Tree:
     mended=st.booleans(),
 )
 @example(below=[("file", b"a", b"a")], steps=[("metacopy", b"a", b"a")], target="oci", mended=False)
+@example(below=[("file", _LONG, b"a")], steps=[("metacopy", b"a", _LONG)], target="oci", mended=False)
 @example(below=[("file", b"a/b/c", b"a")], steps=_LINKED, target="oci", mended=False)
 @example(below=[("file", b"a/b/c", b"a")], steps=_LINKED, target="overlay", mended=False)
 @example(below=[("file", b"a/b/c", b"a")], steps=_LINKED, target="overlay", mended=True)
