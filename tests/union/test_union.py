@@ -20,6 +20,7 @@ from unionfs import errors, ondisk
 from unionfs.layers.layer import Layer
 from unionfs.layers.writable import WritableLayer
 from unionfs.syscalls import files, mounts
+from unionfs.union.nodes import Node
 from unionfs.union.stack import Config, open_stack
 
 from .expect import fails
@@ -103,6 +104,17 @@ def test_inode_numbers_are_the_same_in_every_way(filled: Layers) -> None:
         union.chmod("a/y", 0o600)
         assert union.stat("a/y").st_ino == before["y"]
         assert {entry.name: entry.inode() for entry in union.scandir("a")} == before
+
+
+def test_no_two_nodes_have_one_id(filled: Layers) -> None:
+    """Whatever number they show: 0, or one that is taken."""
+    with filled.union() as union:
+        nodes = union._stack.view.nodes
+        for name, ino in ((b"1", 77), (b"2", 77), (b"3", 0), (b"4", 0)):
+            node = Node(0, nodes.root, name, ino)
+            nodes.identify(node, ino)
+            assert node.id not in (0, *nodes.by_id)
+            nodes.attach(node)
 
 
 def test_scandir_walk_and_glob(filled: Layers) -> None:
@@ -448,6 +460,21 @@ def test_extended_attributes(filled: Layers) -> None:
     with filled.union() as union:
         assert union.listxattr("a") == ["user.overlay.opaque"]
         assert sorted(union.listdir("a")) == ["x", "y", "z"]
+
+
+@pytest.mark.parametrize(("says", "told"), [(errno.EOPNOTSUPP, errno.ENODATA), (errno.EIO, errno.EIO)])
+def test_an_acl_that_cannot_be_had(layers: Layers, monkeypatch: pytest.MonkeyPatch, says: int, told: int) -> None:
+    """Where a file system knows none, there is none: the kernel would refuse every access. No other error is hidden."""
+
+    def refuse(_path: object, _name: object, *, follow_symlinks: bool) -> bytes:
+        raise OSError(says, os.strerror(says))
+
+    layers.write({"0/file": ""})
+    with layers.union() as union:
+        assert union.exists("file")
+        with monkeypatch.context() as patch, fails(told):
+            patch.setattr(os, "getxattr", refuse)
+            union.getxattr("file", "system.posix_acl_access")
 
 
 def test_names_of_the_format_cannot_be_made(filled: Layers) -> None:
