@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 
 from ..calls import append, child, opened, refused, write_at
 from ..table import Place, case
@@ -11,6 +12,7 @@ from ..trees import file, folder, node, symlink
 
 CREATE = os.O_CREAT | os.O_EXCL | os.O_RDWR
 ONE = {"f": file(b"0123456789")}
+POLLED = "each file of FUSE can be polled (fuse_file_poll in fs/fuse/file.c)"
 
 
 @case("basic")
@@ -201,3 +203,17 @@ def another_process_sees_the_change(at: Place) -> None:
 
     child(look)
     assert (at.path / "f").read_bytes() == b"ab23456789!"
+
+
+@case("basic", ONE)
+def poll_finds_a_file_ready(at: Place) -> None:
+    with opened(at.path / "f", os.O_RDWR) as f:
+        poll = select.poll()
+        poll.register(f, select.POLLIN | select.POLLOUT)
+        assert poll.poll() == [(f, select.POLLIN | select.POLLOUT)]
+
+
+@case("posix", ONE, deviates={"direct": POLLED, "fusepy": POLLED})
+def epoll_takes_no_file(at: Place) -> None:
+    with opened(at.path / "f", os.O_RDONLY) as f, select.epoll() as events:
+        refused(errno.EPERM, events.register, f, select.EPOLLIN)
