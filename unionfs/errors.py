@@ -13,9 +13,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-STANDARD_OUTPUT = "standard output"
-"""What an OSError about it names in place of a file."""
-
 
 class UnionfsError(Exception):
     """{reason}"""

@@ -262,10 +262,15 @@ def test_a_mount_in_use_is_not_unmounted(tmp_path: Path) -> None:
         assert held.read() == "in layer 0"
 
 
+HELPFUL = ("run", "check", "stats")
+
+
 @pytest.mark.parametrize("output", [">&-", "> /dev/full"], ids=["closed", "full"])
-def test_an_output_that_takes_nothing(base: Path, output: str) -> None:
+@pytest.mark.parametrize("unbuffered", ["", "PYTHONUNBUFFERED=1"])
+@pytest.mark.parametrize("words", ["diff --lower l --upper u", "--version", *(f"{name} --help" for name in HELPFUL)])
+def test_an_output_that_takes_nothing(base: Path, words: str, output: str, unbuffered: str) -> None:
     (base / "u/added").touch()
-    command = f"{sys.executable} -m unionfs.cli.main diff --lower l --upper u {output}"
+    command = f"{unbuffered} {sys.executable} -m unionfs.cli.main {words} {output}"
     done = subprocess.run(command, shell=True, cwd=base, capture_output=True, text=True, check=False, timeout=30)
     assert (done.returncode, done.stderr.count("\n")) == (1, 1), done
     assert done.stderr.startswith("unionmount: standard output: ")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 
-from unionfs import errors
-from unionfs.cli import attributes, output
+from unionfs import cli, errors
+from unionfs.cli import attributes
 from unionfs.fuse import mounting
 from unionfs.union.changes import changes_of
 from unionfs.union.explain import explain_of
@@ -66,7 +66,7 @@ def run_diff(words: list[str]) -> int:
     else:
         raise errors.UsageError(problem="diff takes one mountpoint, or --upper and --lower")
     for change in changes_of(config):
-        output.line(str(change))
+        cli.tell(str(change))
     return 0
 
 
@@ -80,7 +80,7 @@ def run_explain(words: list[str]) -> int:
     else:
         mountpoint, path = _split(request.places[0])
         config = _mounted(mountpoint)
-    output.line(str(explain_of(config, path)))
+    cli.tell(str(explain_of(config, path)))
     return 0
 
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 
-from unionfs import errors
-from unionfs.cli import output
+from unionfs import cli, errors
 from unionfs.union import check as checks
 from unionfs.union.convert import convert
 from unionfs.union.stack import default_workdir
@@ -72,7 +71,7 @@ def run_convert(words: list[str]) -> int:
     workdir = None if work is None else os.fsencode(work)
     done = convert(request.places[0], dialect, request.paths("--lower"), workdir, request.paths("--data"))
     name = os.fsdecode(request.places[0])
-    output.line(f"{name}: {done.deletions} deleted names and {done.hiding_directories} hiding directories")
+    cli.tell(f"{name}: {done.deletions} deleted names and {done.hiding_directories} hiding directories")
     return 0
 
 
@@ -87,7 +86,7 @@ def run_check(words: list[str]) -> int:
     left = 0
     for number, layer in enumerate(request.places):
         for finding in look(layer, workdir if number == 0 else None, request.places[number + 1 :]):
-            output.line(str(finding))
+            cli.tell(str(finding))
             left += 1
     return 1 if left else 0
 

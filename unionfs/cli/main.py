@@ -6,7 +6,7 @@ import gc
 import os
 import sys
 
-from unionfs import errors
+from unionfs import cli, errors
 from unionfs.lean import signal
 
 TYPE_CHECKING = False
@@ -40,7 +40,7 @@ def program() -> NoReturn:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # ^C ends it as a shell expects, wherever it is
     status = main()
     try:
-        _flush()
+        cli.flush()
     except OSError:
         pass  # it has been said what ended the command
     os._exit(status)
@@ -51,13 +51,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
         status = _dispatch(words)
-        _flush()
+        cli.flush()
         return status
     except errors.UnionfsError as error:
         print(f"unionmount: {error}", file=sys.stderr)
         return error.exit_status
     except OSError as error:
-        if isinstance(error, BrokenPipeError) and error.filename == errors.STANDARD_OUTPUT:  # as of "| head"
+        if isinstance(error, BrokenPipeError) and error.filename == cli.STANDARD_OUTPUT:  # as of "| head"
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         else:
             print(f"unionmount: {errors.describe_os_error(error)}", file=sys.stderr)
@@ -66,21 +66,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
-def _flush() -> None:
-    if sys.stdout is None:
-        return
-    try:
-        sys.stdout.flush()
-    except OSError as error:
-        error.filename = errors.STANDARD_OUTPUT
-        raise
-
-
 def _dispatch(words: list[str]) -> int:
     if words and words[0] in _COMMANDS:
         module = __import__(f"unionfs.cli.{_COMMANDS[words[0]]}", fromlist=["run"])
         if words[1:] in (["-h"], ["--help"]):
-            print(module.HELP, end="")
+            cli.tell(module.HELP, end="")
             return 0
         return int(getattr(module, f"run_{words[0]}")(words[1:]))
     from unionfs.cli import mount

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 
-from unionfs import errors
+from unionfs import cli, errors
 from unionfs.fuse import modes, mounting, server
 from unionfs.policy import Offers
 from unionfs.union.stack import Config, default_workdir
@@ -97,13 +97,11 @@ def _parse(words: list[str]) -> Request:
     rest = iter(words)
     for word in rest:
         if word in ("-h", "--help"):
-            print(HELP, end="")
-            raise SystemExit(0)
+            cli.answer(HELP)
         if word in ("-V", "--version"):
             from unionfs import __version__
 
-            print(f"unionmount: version {__version__}")
-            raise SystemExit(0)
+            cli.answer(f"unionmount: version {__version__}\n")
         if word == "--":
             request.places.extend(rest)
         elif word.startswith("-") and len(word) > 1:

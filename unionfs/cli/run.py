@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 
-from unionfs import errors
+from unionfs import cli, errors
 from unionfs.fuse import server
 from unionfs.fuse.mounting import MountOptions
 from unionfs.layers.writable import remove_tree
@@ -136,8 +136,7 @@ def _parse(words: list[str]) -> Request:
     rest = iter(words)
     for word in rest:
         if word in ("-h", "--help"):
-            print(HELP, end="")
-            raise SystemExit(0)
+            cli.answer(HELP)
         if word == "--":
             request.command = list(rest)
         elif not word.startswith("-"):

@@ -9,7 +9,7 @@ import sys
 from contextlib import closing
 from typing import TYPE_CHECKING
 
-from unionfs import errors
+from unionfs import cli, errors
 from unionfs.cli import attributes
 from unionfs.syscalls.counting import ReadsAndWrites, SystemCalls
 
@@ -39,7 +39,7 @@ def run_stats(words: list[str]) -> int:
         raise errors.UsageError(problem="stats takes one mountpoint, and '-- COMMAND' to count while that runs")
     with closing(_Server(os.fsencode(words[0]), _FROM_NOW_ON if command else _ALWAYS)) as server:
         told, status = _during(server, command) if command else (server.ask(), 0)
-    print(json.dumps(told, indent=2))
+    cli.tell(json.dumps(told, indent=2))
     return status
 
 
