@@ -238,3 +238,29 @@ def test_a_directory_that_may_be_read_but_not_searched(place: Path) -> None:
             assert union.listdir("own") == ["file"]
 
     as_nobody(work)
+
+
+@pytest.mark.parametrize("mode", [0, 0o555, 0o2555])
+def test_a_removed_directory_that_is_open_keeps_its_mode(locked: Path, mode: int) -> None:
+    """Though what it hides has to be taken out of it, and directories in it be moved."""
+
+    def work() -> None:
+        with unionfs.Union(lower=locked / "lower", upper=locked / "upper") as union:
+            _empty(union, "locked")
+            (locked / "upper/locked/.wh.nested/below").mkdir(parents=True)  # an unknown marker, which hides nothing
+            union.chmod("locked", mode)
+            node = union._node("locked", follow=False)
+            node.lookups += 1
+            union.rmdir("locked")
+            assert stat.S_IMODE(union._stack.view.stat(node).st_mode) == mode
+            assert union._stack.upper is not None
+            assert os.listdir(union._stack.upper.work) == ["#whiteout"]
+
+    as_nobody(work)
+
+
+def _empty(union: unionfs.Union, path: str) -> None:
+    """Delete all that a directory shows, which leaves whiteouts in it."""
+    union.chmod(path, 0o755)
+    for name in union.listdir(path):
+        union.rmtree(f"{path}/{name}") if union.is_dir(f"{path}/{name}") else union.unlink(f"{path}/{name}")

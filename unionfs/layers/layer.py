@@ -365,8 +365,8 @@ def _lend(directory: int, name: bytes, lent: list[tuple[int, int]]) -> None:
         return
     state = os.fstat(descriptor)
     mode = stat.S_IMODE(state.st_mode)
-    kept = mode & (stat.S_ISUID | stat.S_ISGID)  # chmod(2) may take them away
-    if state.st_uid != os.geteuid() or stat.S_ISLNK(state.st_mode) or kept or mode & stat.S_IRWXU == stat.S_IRWXU:
+    lost = mode & stat.S_ISGID and state.st_gid not in (os.getegid(), *os.getgroups())  # chmod(2) takes it away
+    if state.st_uid != os.geteuid() or stat.S_ISLNK(state.st_mode) or lost or mode & stat.S_IRWXU == stat.S_IRWXU:
         os.close(descriptor)
         return
     lent.append((descriptor, mode))

@@ -423,25 +423,38 @@ def _remove_directory(directory: int, name: bytes) -> None:
     serial = 0
     while waiting:
         current = waiting.pop()
-        _open_up(directory, current)
-        inner = os.open(current, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
-        try:
-            for child in map(os.fsencode, os.listdir(inner)):
-                try:
-                    os.unlink(child, dir_fd=inner)
-                except (IsADirectoryError, PermissionError):
-                    serial += 1
-                    moved = b"%s~%x" % (name, serial)
-                    _open_up(inner, child)  # to move a directory is to write to it: its ".." changes
-                    os.rename(child, moved, src_dir_fd=inner, dst_dir_fd=directory)
-                    waiting.append(moved)
-        finally:
-            os.close(inner)
+        for child in _remove_files(directory, current):
+            serial += 1
+            waiting.append(b"%s~%x" % (name, serial))
+            _move_up(directory, current, child, waiting[-1])
         os.rmdir(current, dir_fd=directory)
 
 
-def _open_up(directory: int, name: bytes) -> None:
-    """Take all rights on a directory that is to go, if its mode does not give them: who has it open sees its mode."""
-    rights = os.R_OK | os.W_OK | os.X_OK
-    if not os.access(name, rights, dir_fd=directory, effective_ids=True, follow_symlinks=False):
-        files.fchmodat(directory, name, 0o700)
+def _remove_files(directory: int, name: bytes) -> list[bytes]:
+    """Remove what a directory holds but directories; return the names of these."""
+
+    def remove() -> list[bytes]:
+        inner = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+        try:
+            return [child for child in map(os.fsencode, os.listdir(inner)) if not _unlinked(inner, child)]
+        finally:
+            os.close(inner)
+
+    return with_owners_rights(remove, (directory, name))
+
+
+def _unlinked(directory: int, name: bytes) -> bool:
+    """Remove a name unless it is a directory's; tell which."""
+    try:
+        os.unlink(name, dir_fd=directory)
+    except IsADirectoryError:
+        return False
+    return True
+
+
+def _move_up(directory: int, name: bytes, child: bytes, moved: bytes) -> None:
+    """Move a directory out of another one, beside that: this writes to both, as its ".." changes."""
+    path = name + b"/" + child
+    with_owners_rights(
+        lambda: os.rename(path, moved, src_dir_fd=directory, dst_dir_fd=directory), (directory, name), (directory, path)
+    )
