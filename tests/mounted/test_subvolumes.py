@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import os
+from fcntl import ioctl
 from pathlib import Path
+from struct import pack
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.support.mounts import disk_mount, prepare, run, union_mount
 from tests.support.probes import requires
+from unionfs import Union
+from unionfs.union.nodes import DirNode
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 pytestmark = requires("root", "fuse", "loop", "mkfs.btrfs")
+
+_CREATE = 0x5000940E  # BTRFS_IOC_SUBVOL_CREATE with a struct btrfs_ioctl_vol_args
+_MANY = 600
+"""Subvolumes: more than twice as many as the kernel tells of at once."""
 
 
 @pytest.fixture
@@ -97,3 +105,64 @@ def test_a_subvolume_of_the_upper_has_nothing_to_do_with_the_index_of_links(tmp_
         assert (point / "nested" / same).stat().st_ino != (point / "file").stat().st_ino
         assert ((point / "nested" / same).stat().st_nlink, (point / "nested" / same).read_text()) == (2, same)
         assert (point / "twin").read_text() == "indexed"
+
+
+def _looked_up(layer: Path) -> dict[str, set[str]]:
+    """Return which names of each directory of a layer have to be looked up for their numbers, if there are any; what is
+    told without has to be what stat(2) says.
+    """
+    found: dict[str, set[str]] = {}
+    with Union(lower=[layer]) as union:
+        view = union._stack.view
+        for place in [layer, *(path for path in layer.rglob("*") if path.is_dir())]:
+            path = f"/{os.path.relpath(place, layer)}"
+            base = union.stat(path).st_ino ^ place.stat().st_ino
+            node = union._node(path, follow=False)
+            assert isinstance(node, DirNode)
+            rows = [(os.fsdecode(name), ino) for name, _kind, ino in view.names(node)]
+            assert all(ino in (0, (place / name).stat().st_ino ^ base) for name, ino in rows)
+            found[path] = {name for name, ino in rows if not ino}
+    return {path: names for path, names in found.items() if names}
+
+
+def _make_plain(place: Path) -> None:
+    """Make a directory whose number is greater than that of any subvolume."""
+    (place / "plain").mkdir()
+    for _ in range(2 * _MANY):
+        (place / "plain").rmdir()
+        (place / "plain").mkdir()
+
+
+def test_what_is_no_subvolume_need_not_be_looked_up(disk: Path) -> None:
+    """Where a layer has some, in one of them, and where there is none."""
+    for place in ("bottom", "bottom/directory", "bottom/only-bottom", "bottom/only-bottom/inner"):
+        _make_plain(disk / place)
+    found = _looked_up(disk / "bottom")
+    assert {name for names in found.values() for name in names} >= {"both", "only-bottom", "inner"}
+    assert not [names for names in found.values() if "plain" in names]
+    assert _looked_up(disk / "bottom/only-bottom/inner") == {"/.": {"directory"}}, "as in a snapshot"
+
+
+def test_what_stands_for_a_subvolume_in_a_snapshot_is_looked_up(tmp_path: Path, disk: Path) -> None:
+    """An empty directory, which readdir(3) tells by the number that the subvolume has, and stat(2) as number 2."""
+    _make_plain(disk / "bottom")
+    run("btrfs", "subvolume", "snapshot", disk / "bottom", disk / "snapshot")
+    assert (disk / "snapshot/both").stat().st_ino == 2
+    found = _looked_up(disk / "snapshot")["/."]
+    assert found >= {"both", "only-bottom"}
+    assert "plain" not in found
+    with union_mount(tmp_path, [disk / "snapshot"]) as point:
+        _numbers(point)
+
+
+def test_many_subvolumes_are_all_known(disk: Path) -> None:
+    """The kernel tells of 255 at once."""
+    place = disk / "bottom/directory"
+    directory = os.open(place, os.O_RDONLY)
+    try:
+        for number in range(_MANY):
+            ioctl(directory, _CREATE, bytearray(pack("=q4088s", 0, b"%d" % number)))
+    finally:
+        os.close(directory)
+    _make_plain(place)
+    assert _looked_up(place)["/."] == {str(number) for number in range(_MANY)}

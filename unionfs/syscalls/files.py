@@ -41,6 +41,7 @@ ATTRIBUTE_CHANGES = frozenset((FS_IOC_SETFLAGS, FS_IOC_FSSETXATTR))
 ATTRIBUTE_IOCTLS = ATTRIBUTE_CHANGES | {FS_IOC_GETFLAGS, FS_IOC_FSGETXATTR}
 FS_IOC_GETFSUUID = 0x80111500
 _BTRFS_IOC_FS_INFO = 0x8400941F
+_BTRFS_IOC_GET_SUBVOL_ROOTREF = 0xD000943D
 
 STATX_BASIC_AND_BTIME = 0xFFF
 STATX_ATTR_MOUNT_ROOT = 0x2000
@@ -56,6 +57,7 @@ _OPEN_HOW = Struct("=QQQ")
 _TIMESPECS = Struct("=qqqq")
 _CACHESTAT = Struct("=5Q")
 _WHOLE_FILE = bytes(16)  # struct cachestat_range: from 0 on
+_ROOTREFS = Struct("=8x510QB7x")  # struct btrfs_ioctl_get_subvol_rootref_args
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 _STATX = Struct("=IIQIIIHxxQQQQqI4xqI4xqI4xqI4xIIII")
 _STATX_ATTRIBUTES = slice(8, 16)
@@ -293,6 +295,26 @@ def filesystem_uuid(descriptor: int) -> bytes:
     if buffer[0] != 16:
         raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
     return bytes(buffer[1:])
+
+
+def subvolumes_in(descriptor: int) -> list[int]:
+    """Return the numbers of the subvolumes that begin in the one that an open file of btrfs is in.
+
+    Anybody may ask (BTRFS_IOC_GET_SUBVOL_ROOTREF, Linux 4.18). Raises OSError.
+    """
+    found: list[int] = []
+    buffer = bytearray(_ROOTREFS.size)
+    more = True
+    while more:
+        try:
+            ioctl(descriptor, _BTRFS_IOC_GET_SUBVOL_ROOTREF, buffer)
+            more = False
+        except OSError as error:
+            if error.errno != errno.EOVERFLOW:  # not all of them fit; the buffer says where to go on
+                raise
+        *pairs, count = _ROOTREFS.unpack(buffer)  # of each its number, and that of the directory it is in
+        found += pairs[: 2 * count : 2]
+    return found
 
 
 def attribute_ioctl(descriptor: int, command: int, argument: bytes) -> bytes:

@@ -12,6 +12,8 @@ import stat
 
 from unionfs import ondisk
 from unionfs.layers.layer import DT_CHR, DT_DIR, DT_REG, DT_UNKNOWN, Dir, columns, subvolume_of
+from unionfs.lean import NamedTuple
+from unionfs.syscalls import files
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,6 +30,7 @@ _S_IFREG = stat.S_IFREG
 _FILESYSTEM_SHIFT = 48
 _SUBVOLUMES = 0x4000
 """From this number on file systems are subvolumes, as many again; bit 15 is that of ids apart, see ``nodes``."""
+_EVERY_INO = 1 << 64
 _MAYBE_WHITEOUTS = bytes((DT_CHR, DT_UNKNOWN))
 
 
@@ -204,6 +207,18 @@ def devices_of_programs(state: os.stat_result) -> os.stat_result:
 # -- inode numbers -----------------------------------------------------------------------------------------------------
 
 
+class Numbering(NamedTuple):
+    """How the listings of one file system, or subvolume of btrfs, tell inode numbers.
+
+    A directory may be a subvolume, whose number is another one than its listing tells, if that is one of ``nested`` or
+    not above ``doubtful``.
+    """
+
+    base: int
+    doubtful: int = 0
+    nested: frozenset[int] | range = frozenset()
+
+
 class Numbers:
     """What inode numbers are combined with (by ``^``) to be unique over all file systems of a stack, and stay the same
     after a copy-up and at the next mount: ``bases`` are those known by st_dev.
@@ -213,10 +228,11 @@ class Numbers:
     btrfs_fid`` in fs/btrfs/export.h), those that copies keep as their origin among them.
     """
 
-    __slots__ = ("_subvolumes", "bases")
+    __slots__ = ("_numberings", "_subvolumes", "bases")
 
     def __init__(self, layers: Iterable[Layer]) -> None:
         self.bases: dict[int, int] = {}
+        self._numberings: dict[int, Numbering] = {}  # by st_dev
         self._subvolumes: dict[tuple[bytes, int], int] = {}
         for layer in layers:
             base = self.bases.setdefault(layer.dev, len(self.bases) << _FILESYSTEM_SHIFT)
@@ -235,13 +251,24 @@ class Numbers:
         self.bases[dev] = base
         return base
 
-    def of_listing(self, part: Dir) -> int:
-        """Return the base of the names in a directory, but for directories there, which may be subvolumes."""
-        if part.layer.subvolume is None:
-            return self.bases[part.layer.dev]
+    def of_listing(self, part: Dir) -> Numbering:
+        """Return how a listing of ``part`` tells inode numbers. Raises OSError."""
+        layer = part.layer
+        numbering = self._numberings.get(layer.dev) or self._number(layer.dev, layer.root)
+        if not numbering.nested:  # then all of the layer is in the same one
+            return numbering
         dev = os.stat(part.descriptor()).st_dev
+        return self._numberings.get(dev) or self._number(dev, part)
+
+    def _number(self, dev: int, part: Dir) -> Numbering:
+        """Find out the same for what ``part`` is in: a snapshot has empty directories in the place of subvolumes, which
+        listings tell by the numbers of these; they are less than its own (``btrfs_get_free_objectid``).
+        """
         base = self.bases.get(dev)
-        return self.enter(dev, part, b"") if base is None else base
+        base = self.enter(dev, part, b"") if base is None else base
+        told = () if part.layer.subvolume is None else _subvolumes(part.descriptor())
+        self._numberings[dev] = found = Numbering(base, *told)
+        return found
 
     def of_origin(self, origin: Origin, layer: Layer) -> int:
         """Return the base of the file that a copy came from, on the file system of ``layer``."""
@@ -257,3 +284,13 @@ class Numbers:
             base = next(number << _FILESYSTEM_SHIFT for number in numbers if number << _FILESYSTEM_SHIFT not in taken)
             self._subvolumes[uuid, subvolume] = base
         return base
+
+
+def _subvolumes(directory: int) -> tuple[int, frozenset[int] | range]:
+    """Return the subvolume of btrfs that an open directory is in, and those that begin there: any may where that is not
+    told.
+    """
+    try:
+        return subvolume_of(directory, b"") or _EVERY_INO, frozenset(files.subvolumes_in(directory))
+    except OSError:
+        return _EVERY_INO, range(_EVERY_INO)

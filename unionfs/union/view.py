@@ -375,13 +375,15 @@ class View:
 
     def _numbered(self, part: Dir, found: Columns, *, files: bool, directories: bool) -> Columns:
         """Return what was found with the inode numbers to show; 0 where a layer does not tell them for this kind."""
-        base = self.numbers.of_listing(part)
-        directories = directories and part.layer.subvolume is None  # or one may be another subvolume
+        base, doubtful, nested = self.numbers.of_listing(part)
         names, kinds, inos = found
-        if files and not base and (directories or DT_DIR not in kinds):
+        if files and not base and ((directories and not doubtful) or DT_DIR not in kinds):
             return found
-        rows = zip(kinds, inos, strict=True)
-        return names, kinds, [ino ^ base if (directories if kind == DT_DIR else files) else 0 for kind, ino in rows]
+        told = [
+            (directories and ino > doubtful and ino not in nested) if kind == DT_DIR else files
+            for kind, ino in zip(kinds, inos, strict=True)
+        ]
+        return names, kinds, [ino ^ base if known else 0 for ino, known in zip(inos, told, strict=True)]
 
     def is_empty(self, node: DirNode) -> bool:
         """Tell whether a directory shows no name, whatever whiteouts it holds. Raises OSError.
