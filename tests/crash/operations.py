@@ -108,6 +108,17 @@ OPERATIONS: dict[str, Operation] = {
     "give a directory to nobody": lambda union: union.chown("/dir", 5001, 5002),
     "give a new file back": lambda union: union.chown("/new", 7, 8),
 }
+#: Old and new name of a rename that leaves a program's whiteout: several steps, which are undone if one fails.
+LEFT: dict[str, tuple[str, str]] = {
+    "leave a whiteout of a lower file": ("/file", "/moved"),
+    "leave a whiteout of a new file": ("/new", "/dir/moved"),
+    "leave a whiteout of a link, over a lower file": ("/twin1", "/marked"),
+    "leave a whiteout of a new file, over a link to a copy": ("/new", "/copied2"),
+    "leave a whiteout of a copy, over a whiteout": ("/changed", "/gone"),
+    "leave a whiteout of a directory": ("/mixed", "/elsewhere"),
+    "leave a whiteout of a directory, over one of whiteouts": ("/fresh", "/emptied"),
+}
+LEAVING = {name: flagged(*names, files.RENAME_WHITEOUT) for name, names in LEFT.items()}
 #: What copies data up and then changes it: the file may also be the copy that has not changed yet, which shows the
 #: same.
 WRITES: dict[str, Operation] = {

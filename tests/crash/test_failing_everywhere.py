@@ -16,7 +16,18 @@ import pytest
 from unionfs.union.nodes import DirNode
 
 from . import faults
-from .operations import OPERATIONS, WAYS, WRITES, difference, open_union, prepare, refuse_as_a_namespace, restore, tree
+from .operations import (
+    LEAVING,
+    OPERATIONS,
+    WAYS,
+    WRITES,
+    difference,
+    open_union,
+    prepare,
+    refuse_as_a_namespace,
+    restore,
+    tree,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,12 +40,11 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.timeout(300)
 
-_ALL = {**OPERATIONS, **WRITES}
+_ALL = {**OPERATIONS, **LEAVING, **WRITES}
 _CHOSEN = ("chmod one of several links", "give a file to nobody", "make a device")
+_REMEMBERED = ("give an ACL", *LEAVING)
 _READING = (*_CHOSEN, "unlink one of two that are left", "rename a lower file", "create a file")
 _OF_OTHER_WAYS = {("oci", "rename over a directory of whiteouts"), ("nfs_export", "create a file")}
-#: Two steps on the disk, of which the second cannot be had without the first.
-_IN_TWO_STEPS = {("remembered", "give an ACL")}
 
 
 class Case(NamedTuple):
@@ -57,11 +67,12 @@ def _is_short(way: str, name: str, *, reads: bool) -> bool:
     """Tell whether a case is not left to the long run."""
     if (way, name) in _OF_OTHER_WAYS:
         return True
-    return way == "overlay" and name in _READING if reads else way == "overlay" or name in _CHOSEN
+    chosen = (*_CHOSEN, *_REMEMBERED) if way == "remembered" else _CHOSEN
+    return way == "overlay" and name in _READING if reads else way == "overlay" or name in chosen
 
 
 def _rows(*, reads: bool) -> list[ParameterSet]:
-    rows = [(way, name) for way in WAYS for name in _ALL if (way, name) not in _IN_TWO_STEPS]
+    rows = [(way, name) for way in WAYS for name in _ALL]
     long = [row for row in rows if not _is_short(*row, reads=reads)]
     return [pytest.param(*row, id="-".join(row), marks=pytest.mark.long if row in long else ()) for row in rows]
 

@@ -250,12 +250,11 @@ class Mutations:
         os.mknod(staged, stat.S_IFCHR, ondisk.escape_device(stat.S_IFCHR, 0), dir_fd=self.upper.work)
         return staged
 
-    def publish_program_whiteout(self, staged: bytes, parent: DirNode, name: bytes) -> None:
-        """Put what was staged where a program has just moved ``name`` away. Raises OSError."""
+    def list_program_whiteout(self, parent: DirNode, name: bytes) -> None:
+        """Take note of what a rename has left behind. Raises OSError."""
         place = self.copyup.directory(parent).descriptor()
-        self._publish_over(staged, place, name, directory=False, whiteout=self._is_whiteout(place, name))
+        state = after_change(parent.listing, lambda: os.stat(name, dir_fd=place, follow_symlinks=False))
         if parent.listing is not None:
-            state = os.stat(name, dir_fd=place, follow_symlinks=False)
             parent.listing.add(name, state.st_mode >> 12, self.view.ino(state))
 
     def adopt_whiteout(self, place: int, name: bytes) -> None:

@@ -10,7 +10,7 @@ import errno
 import os
 
 from unionfs import ondisk
-from unionfs.layers.layer import with_owners_rights
+from unionfs.layers.layer import Dir, with_owners_rights
 from unionfs.policy import Move, move
 from unionfs.syscalls import files
 from unionfs.union import inode_flags
@@ -18,10 +18,6 @@ from unionfs.union.copying import copy_metadata
 from unionfs.union.listing import after_change
 from unionfs.union.mutate import Mutations, error
 from unionfs.union.nodes import AnyNode, DirNode, Node, let_go
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from unionfs.layers.layer import Dir
 
 Place = tuple[DirNode, bytes]
 """A directory and a name in it."""
@@ -59,18 +55,12 @@ class Renames:
         if other is not node:
             self._check_removable(source, node, target, other)
             self._check_replaceable(node, target[1], other)
-            if flags & files.RENAME_WHITEOUT:
-                self._move_leaving_whiteout(source, node, target, other)
-            else:
-                self._move(source, node, target, other)
-
-    def _move_leaving_whiteout(self, source: Place, node: AnyNode, target: Place, other: AnyNode | None) -> None:
-        staged = self.edit.stage_program_whiteout()
-        try:
-            self._move(source, node, target, other)
-            self.edit.publish_program_whiteout(staged, *source)
-        finally:
-            self.upper.discard(staged)
+            behind = self.edit.stage_program_whiteout() if flags & files.RENAME_WHITEOUT else b""
+            try:
+                self._move(source, node, target, other, behind)
+            finally:
+                if behind:
+                    self.upper.discard(behind)
 
     def _check_removable(self, source: Place, node: AnyNode, target: Place, other: AnyNode | None) -> None:
         inode_flags.refuse_removal(self.view, source[0], node)
@@ -92,7 +82,7 @@ class Renames:
 
     # -- one way -----------------------------------------------------------------------------------------------------
 
-    def _move(self, source: Place, node: AnyNode, target: Place, other: AnyNode | None) -> None:
+    def _move(self, source: Place, node: AnyNode, target: Place, other: AnyNode | None, behind: bytes) -> None:
         self._bring(source, node)
         to = self.edit.copyup.directory(target[0])
         if source[0].impure:
@@ -101,19 +91,21 @@ class Renames:
         plan = self._plan(source, node, target)
         self._prepare(source, node, plan)
         if other is None:
-            self._rename_on_disk(source, target, to, plan)
+            self._rename_on_disk(source, target, to, plan, behind)
         else:
-            self._replace(source, target, other, to, plan)
+            self._replace(source, target, other, to, plan, behind)
         self._follow(source, target, node)
+        if behind:
+            self.edit.list_program_whiteout(*source)
 
-    def _replace(self, source: Place, target: Place, other: AnyNode, to: Dir, plan: Move) -> None:
+    def _replace(self, source: Place, target: Place, other: AnyNode, to: Dir, plan: Move, behind: bytes) -> None:
         """Rename over ``other``, whose name that was."""
         in_upper = self.edit.stands_in_upper(*target, other) or self.edit.index.before_loss(other, *target)
         self.edit.keep_open(other, last=in_upper)
         try:
             if isinstance(other, DirNode) and other.upper is not None:
                 self._clear(to, other, other.upper)
-            self._rename_on_disk(source, target, to, plan)
+            self._rename_on_disk(source, target, to, plan, behind)
         except OSError:
             let_go(other)
             raise
@@ -130,10 +122,14 @@ class Renames:
             target_whiteout=directory and self.edit.shows_whiteout(*target),
         )
 
-    def _rename_on_disk(self, source: Place, target: Place, to: Dir, plan: Move) -> None:
+    def _rename_on_disk(self, source: Place, target: Place, to: Dir, plan: Move, behind: bytes) -> None:
         parent, name = source
         assert parent.upper is not None
         start, end = parent.upper.descriptor(), to.descriptor()
+        if behind:
+            self._leave(behind, (start, name), (end, target[1]))
+            self.upper.remove_whiteout(end, target[1])
+            return
         if not self.upper.dialect.device_whiteouts:
             if plan.whiteout_behind:
                 self.upper.write_whiteout(start, name)  # of no effect while the name itself stands in this layer
@@ -144,6 +140,33 @@ class Renames:
         files.renameat2(start, name, end, target[1], files.RENAME_EXCHANGE if plan.exchange else flags)
         if plan.remove_behind:
             self._remove_behind(start, name)
+
+    def _leave(self, staged: bytes, source: tuple[int, bytes], target: tuple[int, bytes]) -> None:
+        """Rename, and put what is staged in the place of the old name; what fails leaves all as it was. Raises OSError.
+
+        What stands at the new name stands at the old one meanwhile, so that nothing is lost at any instant.
+        """
+
+        def exchange() -> None:
+            with_owners_rights(lambda: files.renameat2(*source, *target, files.RENAME_EXCHANGE), source, target)
+
+        vacant = not Dir(self.upper, None, b"", target[0]).has(target[1])
+        if vacant:
+            self.upper.publish(staged, *target, files.RENAME_NOREPLACE)
+        try:
+            exchange()
+        except OSError:
+            if vacant:
+                os.unlink(target[1], dir_fd=target[0])
+            raise
+        if vacant:
+            return
+        try:
+            self.upper.publish(staged, *source, files.RENAME_EXCHANGE)
+        except OSError:
+            exchange()
+            raise
+        self.upper.discard(staged)
 
     def _remove_behind(self, directory: int, name: bytes) -> None:
         """Take away a whiteout that hides nothing; one that stays does no harm."""
