@@ -241,10 +241,11 @@ def decode_request(value: bytes, count: int) -> tuple[list[int], bytes]:
 _ACL_HEAD = Struct("<I")  # struct posix_acl_xattr_header and _entry of include/uapi/linux/posix_acl_xattr.h
 _ACL_ENTRY = Struct("<HHI")
 _ACL_VERSION = 2
-_ACL_USER, _ACL_GROUP_OBJ, _ACL_GROUP, _ACL_MASK = 0x02, 0x04, 0x08, 0x10
+_ACL_USER_OBJ, _ACL_USER, _ACL_GROUP_OBJ, _ACL_GROUP, _ACL_MASK, _ACL_OTHER = 0x01, 0x02, 0x04, 0x08, 0x10, 0x20
 _NO_ID = 2**32 - 1
 
-ACLS = (b"system.posix_acl_access", b"system.posix_acl_default")
+ACCESS_ACL = b"system.posix_acl_access"
+ACLS = (ACCESS_ACL, b"system.posix_acl_default")
 
 
 def map_acl(value: bytes, map_uid: Callable[[int], int | None], map_gid: Callable[[int], int | None]) -> bytes:
@@ -252,9 +253,7 @@ def map_acl(value: bytes, map_uid: Callable[[int], int | None], map_gid: Callabl
 
     What is no ACL is returned as it is.
     """
-    if len(value) < _ACL_HEAD.size or _ACL_HEAD.unpack_from(value) != (_ACL_VERSION,):
-        return value
-    if (len(value) - _ACL_HEAD.size) % _ACL_ENTRY.size:
+    if not _is_acl(value):
         return value
     kept = [_ACL_HEAD.pack(_ACL_VERSION)]
     for tag, permissions, number in _ACL_ENTRY.iter_unpack(value[_ACL_HEAD.size :]):
@@ -264,6 +263,32 @@ def map_acl(value: bytes, map_uid: Callable[[int], int | None], map_gid: Callabl
         if mapped is not None:
             kept.append(_ACL_ENTRY.pack(tag, permissions, mapped))
     return b"".join(kept)
+
+
+def _is_acl(value: bytes) -> bool:
+    if len(value) < _ACL_HEAD.size or _ACL_HEAD.unpack_from(value) != (_ACL_VERSION,):
+        return False
+    return (len(value) - _ACL_HEAD.size) % _ACL_ENTRY.size == 0
+
+
+def mode_of_acl(value: bytes) -> int | None:
+    """Return the permission bits that stand for a POSIX ACL (acl(5)); None for what is none."""
+    if not _is_acl(value) or len(value) == _ACL_HEAD.size:
+        return None
+    found = {tag: permissions for tag, permissions, _number in _ACL_ENTRY.iter_unpack(value[_ACL_HEAD.size :])}
+    group = found.get(_ACL_MASK, found.get(_ACL_GROUP_OBJ, 0))
+    return int(found.get(_ACL_USER_OBJ, 0) << 6 | group << 3 | found.get(_ACL_OTHER, 0)) & 0o777
+
+
+def acl_with_mode(value: bytes, mode: int) -> bytes:
+    """Return a POSIX ACL as chmod(2) to ``mode`` changes it; what is no ACL is returned as it is."""
+    if not _is_acl(value):
+        return value
+    entries = list(_ACL_ENTRY.iter_unpack(value[_ACL_HEAD.size :]))
+    masked = any(tag == _ACL_MASK for tag, *_ in entries)
+    given = {_ACL_USER_OBJ: mode >> 6 & 7, _ACL_MASK if masked else _ACL_GROUP_OBJ: mode >> 3 & 7, _ACL_OTHER: mode & 7}
+    packed = (_ACL_ENTRY.pack(tag, given.get(tag, permissions), number) for tag, permissions, number in entries)
+    return _ACL_HEAD.pack(_ACL_VERSION) + b"".join(packed)
 
 
 def group_of_acl(value: bytes) -> int:

@@ -183,10 +183,24 @@ def test_what_the_owning_group_may_do(entries: list[tuple[int, int, int]], group
     assert idmap.group_of_acl(acl(*entries)) == group
 
 
+def test_the_mode_and_an_acl_stand_for_one_another() -> None:
+    """The bits of the group are those of the mask where there is one."""
+    plain = [(OWNER, 6, NO_ID), (GROUP, 4, NO_ID), (OTHER, 1, NO_ID)]
+    named = [(OWNER, 6, NO_ID), (USER, 7, 3), (GROUP, 4, NO_ID), (MASK, 5, NO_ID), (OTHER, 1, NO_ID)]
+    assert (idmap.mode_of_acl(acl(*plain)), idmap.mode_of_acl(acl(*named))) == (0o641, 0o651)
+    assert idmap.acl_with_mode(acl(*plain), 0o4570) == acl((OWNER, 5, NO_ID), (GROUP, 7, NO_ID), (OTHER, 0, NO_ID))
+    assert idmap.acl_with_mode(acl(*named), 0o570) == acl(
+        (OWNER, 5, NO_ID), (USER, 7, 3), (GROUP, 4, NO_ID), (MASK, 7, NO_ID), (OTHER, 0, NO_ID)
+    )
+    assert idmap.mode_of_acl(acl()) is None
+
+
 @given(st.binary(max_size=60))
 def test_what_is_no_acl_stays(value: bytes) -> None:
     if value[:4] != b"\2\0\0\0" or (len(value) - 4) % 8:
         assert idmap.map_acl(value, lambda _id: 0, lambda _id: 0) == value
+        assert idmap.acl_with_mode(value, 0o777) == value
+        assert idmap.mode_of_acl(value) is None
 
 
 @given(st.sampled_from([b"security.capability", b"security.x", b"user.x", b"trusted.x", b"system.posix_acl_access"]))

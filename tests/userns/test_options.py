@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.conformance.cases.xattrs import acl
 from tests.support.mounts import LIMIT_S, prepare, run, union_mount
 from tests.support.probes import requires
 from unionfs import errors, idmap
@@ -250,13 +251,26 @@ def test_privileged_attributes_are_kept_as_ordinary_ones(layers: Layers) -> None
         assert os.listxattr(point / "file") == []
 
 
+def test_an_acl_and_the_remembered_mode_say_the_same(layers: Layers) -> None:
+    """Whatever the real permission bits, which let the server in: acl(5)."""
+    name, entries = "system.posix_acl_access", ("user:1000:7", "g:5")
+    with layers.mount("xattr_permissions=2") as point:
+        os.setxattr(point / "file", name, acl("u:4", *entries, "m:6", "o:0"))
+        assert os.getxattr(point / "file", name) == acl("u:4", *entries, "m:6", "o:0")
+        assert stat.S_IMODE((point / "file").stat().st_mode) == 0o460
+        (point / "file").chmod(0o151)
+        assert os.getxattr(point / "file", name) == acl("u:1", *entries, "m:5", "o:1")
+    assert os.getxattr(layers.upper / "file", ATTRIBUTE["2"]) == b"5:6:0151:file"
+    with layers.mount("xattr_permissions=2") as point:
+        assert os.getxattr(point / "file", name) == acl("u:1", *entries, "m:5", "o:1")
+        os.removexattr(point / "file", name)
+        assert stat.S_IMODE((point / "file").stat().st_mode) == 0o151
+
+
 def test_an_acl_changes_the_remembered_mode(layers: Layers) -> None:
-    acl = idmap._ACL_HEAD.pack(2) + b"".join(
-        idmap._ACL_ENTRY.pack(tag, permissions, 2**32 - 1) for tag, permissions in ((1, 7), (4, 5), (32, 1))
-    )
     with layers.mount("xattr_permissions=2") as point:
         (point / "file").chmod(0o4600)
-        os.setxattr(point / "file", "system.posix_acl_access", acl)
+        os.setxattr(point / "file", "system.posix_acl_access", acl("u:7", "g:5", "o:1"))
         assert stat.S_IMODE((point / "file").stat().st_mode) == 0o4751
 
 

@@ -15,7 +15,7 @@ from unionfs.syscalls import files
 from unionfs.union.copyup import CopyUp
 from unionfs.union.mutate import Caller, Mutations, error
 from unionfs.union.nodes import DirNode
-from unionfs.union.owners import MappedView, replaced
+from unionfs.union.owners import MappedView, opened, read, replaced
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from unionfs.union.view import View
 
 _REFUSED = (errno.EPERM, errno.EINVAL)
+_RWX = 0o777
 _DEVICES = (stat.S_IFCHR, stat.S_IFBLK)
 
 
@@ -205,7 +206,7 @@ class MappedMutations(Mutations):
 
     def _remembered(self, node: AnyNode) -> Override | None:
         """Return what stands in the attribute of ``node``, or must from now on; None where the real owner counts."""
-        found = self.owners.remembered(self.view.proc_path(node), self.upper, follow=node.descriptor >= 0)
+        found = self.mapped.remembered(node)
         if found is None and self.owners.always:
             return self._real(node)
         return found
@@ -215,12 +216,13 @@ class MappedMutations(Mutations):
         return Override(state.st_uid, state.st_gid, state.st_mode, state.st_rdev)
 
     def _remember(self, node: AnyNode, override: Override) -> bool:
-        follow = node.descriptor >= 0
-        if not self.owners.remember(self.view.proc_path(node), override, follow=follow):
+        if not self.owners.remember(self.view.proc_path(node), override, follow=node.descriptor >= 0):
             return False
-        place = (node.descriptor, b"") if follow else self.view.place(node)
-        self.owners.open_up(place, override.mode)
+        self.owners.open_up(self._place(node), override.mode)
         return True
+
+    def _place(self, node: AnyNode) -> tuple[int, bytes]:
+        return (node.descriptor, b"") if node.descriptor >= 0 else self.view.place(node)
 
     # -- extended attributes -----------------------------------------------------------------------------------------
 
@@ -231,8 +233,7 @@ class MappedMutations(Mutations):
             raise error(errno.EPERM, name)
         if name in idmap.ACLS:
             value = idmap.map_acl(value, ownership.uids.to_disk, ownership.gids.to_disk)
-            super().setxattr(node, name, value, flags)
-            self._follow_acl(node)
+            self._set_acl(node, name, value, flags)
             return
         stored = idmap.store_attribute(name)
         if stored == name or ownership.attribute != idmap.CONTAINERS_OVERRIDE:
@@ -246,12 +247,29 @@ class MappedMutations(Mutations):
                 pass  # it takes a privilege that this process does not have
         super().setxattr(node, stored, value, flags)
 
-    def _follow_acl(self, node: AnyNode) -> None:
-        """An ACL has changed the real permission bits: let those that are remembered follow (acl(5))."""
-        kept = self._remembered(node)
-        if kept is not None:
-            real = stat.S_IMODE(self.view.stat(node).st_mode) & 0o777
-            self._remember(node, kept._replace(mode=kept.mode & ~0o777 | real))
+    def _set_acl(self, node: AnyNode, name: bytes, value: bytes, flags: int) -> None:
+        """Set an ACL, and let the permission bits that are remembered follow it (acl(5)); if they cannot, it is as it
+        was.
+        """
+        self.own(node)
+        bits = idmap.mode_of_acl(value) if name == idmap.ACCESS_ACL else None
+        kept = None if bits is None else self.mapped.remembered(node)
+        if bits is None or kept is None:
+            super().setxattr(node, name, value, flags)
+            return
+        wanted = kept._replace(mode=kept.mode & ~_RWX | bits)
+        path, follow = self.view.proc_path(node), node.descriptor >= 0
+        before = read(path, name, follow=follow)
+        super().setxattr(node, name, idmap.acl_with_mode(value, opened(wanted.mode)), flags)
+        try:
+            self.owners.remember(path, wanted, follow=follow)
+        except OSError:
+            if before is None:
+                os.removexattr(path, name, follow_symlinks=follow)
+                self.owners.open_up(self._place(node), kept.mode)
+            else:
+                os.setxattr(path, name, before, follow_symlinks=follow)
+            raise
 
     def removexattr(self, node: AnyNode, name: bytes) -> None:
         """Remove an extended attribute. Raises OSError (ENODATA)."""

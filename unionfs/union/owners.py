@@ -56,7 +56,7 @@ class Owners:
         self.upper = upper
         self._rules = {layer: self._rules_of(layer) for layer in lowers}
         if upper is not None:
-            marked = self.always or _read(upper.root.proc_path(), ownership.attribute) is not None
+            marked = self.always or read(upper.root.proc_path(), ownership.attribute) is not None
             attribute = ownership.attribute if marked else None
             self._rules[upper] = _Rules(ownership.uids, ownership.gids, attribute)
 
@@ -64,7 +64,7 @@ class Owners:
         """Find out how a lower layer's owners are to be read: its root says whether owners are remembered in it."""
         uids, gids, attribute = self.ownership.uids, self.ownership.gids, self.ownership.attribute
         path = layer.root.proc_path()
-        found = None if attribute is None else next((name for name in idmap.OVERRIDES if _read(path, name)), None)
+        found = None if attribute is None else next((name for name in idmap.OVERRIDES if read(path, name)), None)
         if self.adapts:  # an owner from outside of the user namespace reads as that id
             return _Rules(uids.without(idmap.OVERFLOW_ID), gids.without(idmap.OVERFLOW_ID), found)
         if (uids.ranges or gids.ranges) and _is_idmapped(layer.path):  # the kernel has done it: mount_setattr(2)
@@ -86,7 +86,7 @@ class Owners:
     def remembered(self, path: bytes, layer: Layer | None, *, follow: bool) -> Override | None:
         """Return what the file of ``layer`` at ``path`` has in its attribute, None where there is nothing."""
         attribute = self.rules(layer).attribute
-        value = None if attribute is None else _read(path, attribute, follow=follow)
+        value = None if attribute is None else read(path, attribute, follow=follow)
         return None if value is None else idmap.decode_override(value)
 
     def on_disk(self, path: bytes, layer: Layer | None, state: os.stat_result, *, follow: bool) -> os.stat_result:
@@ -137,7 +137,7 @@ class Owners:
             return
         self._rules[self.upper] = rules._replace(attribute=attribute)
         path = self.upper.root.proc_path()
-        if _read(path, attribute) is None:
+        if read(path, attribute) is None:
             state = os.stat(path)  # this directory was made outside: its owner may be nobody who exists here
             uid = rules.uids.without(idmap.OVERFLOW_ID).find(state.st_uid)
             gid = rules.gids.without(idmap.OVERFLOW_ID).find(state.st_gid)
@@ -183,7 +183,12 @@ class Owners:
 
     def open_up(self, place: tuple[int, bytes], mode: int) -> None:
         """Set real permissions that let this process in, where those to show are remembered; never set-id ones."""
-        _chmod(place, mode & _RWX | (0o700 if stat.S_ISDIR(mode) else 0o600) | stat.S_IFMT(mode))
+        _chmod(place, opened(mode))
+
+
+def opened(mode: int) -> int:
+    """Return the real mode of a file that is to show ``mode``, which is remembered."""
+    return mode & _RWX | (0o700 if stat.S_ISDIR(mode) else 0o600) | stat.S_IFMT(mode)
 
 
 def _as_written(ownership: Ownership, upper: Layer | None) -> Ownership:
@@ -191,7 +196,7 @@ def _as_written(ownership: Ownership, upper: Layer | None) -> Ownership:
     if upper is None or not ownership.always or ownership.attribute != idmap.CONTAINERS_OVERRIDE:
         return ownership
     path = upper.root.proc_path()
-    older = _read(path, ownership.attribute) is None and _read(path, idmap.FUSE_OVERLAYFS_OVERRIDE) is not None
+    older = read(path, ownership.attribute) is None and read(path, idmap.FUSE_OVERLAYFS_OVERRIDE) is not None
     return ownership._replace(attribute=idmap.FUSE_OVERLAYFS_OVERRIDE) if older else ownership
 
 
@@ -226,7 +231,8 @@ def _chmod(place: tuple[int, bytes], mode: int) -> None:
         os.chmod(files.proc_path(directory), mode & _PERMISSIONS)
 
 
-def _read(path: bytes, attribute: bytes | None, *, follow: bool = True) -> bytes | None:
+def read(path: bytes, attribute: bytes | None, *, follow: bool = True) -> bytes | None:
+    """Return the value of an attribute, None where it is absent. Raises OSError."""
     if attribute is None:
         return None
     try:
@@ -288,14 +294,19 @@ class MappedView(View):
             if name in idmap.OVERRIDES or name.startswith(idmap.OVERRIDE_PREFIX + idmap.SECURITY_PREFIX):
                 raise error(errno.ENODATA, name)
             if name.startswith(idmap.SECURITY_PREFIX):
-                value = _read(self.proc_path(node), idmap.store_attribute(name), follow=node.descriptor >= 0)
+                value = read(self.proc_path(node), idmap.store_attribute(name), follow=node.descriptor >= 0)
                 if value is not None:
                     return value
         value = super().getxattr(node, name)
         if name in idmap.ACLS:
             rules = self.owners.rules(self.layer_of(node))
-            return idmap.map_acl(value, rules.uids.find, rules.gids.find)
-        return value
+            value = idmap.map_acl(value, rules.uids.find, rules.gids.find)
+        kept = self.remembered(node) if name == idmap.ACCESS_ACL else None
+        return value if kept is None else idmap.acl_with_mode(value, kept.mode)
+
+    def remembered(self, node: AnyNode) -> Override | None:
+        """Return what stands in the attribute of ``node``, None where there is nothing."""
+        return self.owners.remembered(self.proc_path(node), self.layer_of(node), follow=node.descriptor >= 0)
 
     def listxattr(self, node: AnyNode) -> list[bytes]:
         """Return the names of the extended attributes that a program may see. Raises OSError."""
