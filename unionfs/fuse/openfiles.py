@@ -16,7 +16,7 @@ import os
 import stat
 
 from unionfs.fuse.wire import abi
-from unionfs.layers.layer import pace_of_reads, with_owners_rights
+from unionfs.layers.layer import pace_of_reads
 from unionfs.syscalls import process
 from unionfs.union.inode_flags import forbidding
 from unionfs.union.nodes import Node
@@ -200,7 +200,8 @@ class RealFiles:
                 if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ETXTBSY):
                     raise
         own = (node.descriptor, b"") if node.descriptor >= 0 else self.view.place(node)
-        return with_owners_rights(lambda: self.view.open(node, os.O_RDWR), own), os.O_RDWR
+        assert self.view.upper is not None
+        return self.view.upper.with_owners_rights(lambda: self.view.open(node, os.O_RDWR), own), os.O_RDWR
 
 
 class OpenFiles(RealFiles):

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from typing import TypeVar
 
     T = TypeVar("T")
+    Place = tuple[int, bytes]
+    Note = Callable[[int, int], None]
 
 _CONFINED = files.RESOLVE_BENEATH | files.RESOLVE_NO_SYMLINKS | files.RESOLVE_NO_MAGICLINKS | files.RESOLVE_NO_XDEV
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -35,6 +37,8 @@ _QUICK_WRITE_OUT_NS = 2_000_000
 _UNKNOWN_READ_NS = 1_000_000
 _LOCAL = (files.BTRFS_MAGIC, files.OVERLAYFS_MAGIC)  # on disks, though their st_dev is that of none
 _WEIGHT = 8  # about as many waits make a new opinion
+NOTE = b"~lent"
+"""What the names of notes in the workdir end with."""
 _SHORT_DIRENT = 24  # bytes of the record of a name as short as these
 _DOTS = (b".", b"..")
 
@@ -285,6 +289,10 @@ class Layer:
         except PermissionError:  # EPERM: no O_NOATIME here; EACCES: "." may not be looked up, mode 0600
             return os.open(files.proc_path(directory), _DIRECTORY & ~os.O_NOFOLLOW)
 
+    def with_owners_rights(self, act: Callable[[], T], *places: Place) -> T:
+        """Do ``act`` on this layer as :func:`with_owners_rights` does it. Raises what ``act`` raises."""
+        return with_owners_rights(act, *places)
+
     def close(self) -> None:
         """Close the layer's root; the cache closes the rest."""
         self.root.close()
@@ -330,13 +338,14 @@ def subvolume_of(directory: int, name: bytes) -> int | None:
 # -- what the owner of a file may do ---------------------------------------------------------------------------------
 
 
-def with_owners_rights(act: Callable[[], T], *places: tuple[int, bytes]) -> T:
+def with_owners_rights(act: Callable[[], T], *places: Place, note: Note | None = None) -> T:
     """Do ``act``; where that is refused for want of rights (EACCES), lend them to the owner of ``places`` meanwhile.
 
     A server without CAP_DAC_OVERRIDE needs rights on its own files that nobody who asked had to have: to write to a
     directory of mode 0555 in order to move it, or to put the copy of a file there, to read one of mode 0 in order to
     remove it (path_resolution(7), ``vfs_rename`` in fs/namei.c). A place is an open directory and a name in it, empty
-    for the directory itself; it need not exist. Raises what ``act`` raises.
+    for the directory itself; it need not exist. ``note`` is told of an open file and its mode before that is changed.
+    Raises what ``act`` raises.
     """
     try:
         return act()
@@ -346,7 +355,7 @@ def with_owners_rights(act: Callable[[], T], *places: tuple[int, bytes]) -> T:
         lent: list[tuple[int, int]] = []
         try:
             for place in places:
-                _lend(*place, lent)
+                _lend(*place, lent, note)
             if not lent:
                 raise
             return act()
@@ -356,7 +365,7 @@ def with_owners_rights(act: Callable[[], T], *places: tuple[int, bytes]) -> T:
                 os.close(descriptor)
 
 
-def _lend(directory: int, name: bytes, lent: list[tuple[int, int]]) -> None:
+def _lend(directory: int, name: bytes, lent: list[tuple[int, int]], note: Note | None) -> None:
     """Give the owner all rights on a file that is ours; add it, open, to ``lent``, with the mode that it had."""
     try:
         flags = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -370,7 +379,39 @@ def _lend(directory: int, name: bytes, lent: list[tuple[int, int]]) -> None:
         os.close(descriptor)
         return
     lent.append((descriptor, mode))
+    if note is not None:
+        note(descriptor, mode)
     os.chmod(files.proc_path(descriptor), mode | stat.S_IRWXU)
+
+
+def note_lent(root: int, note: Place, opened: int, mode: int, place: Place) -> bool:
+    """Write down that an open file is to have ``mode``, should it be met at ``place`` of the layer with that root; tell
+    whether that is in it. Raises OSError.
+    """
+    top = os.readlink(files.proc_path(root)).rstrip(b"/") + b"/"
+    path = os.path.join(os.readlink(files.proc_path(place[0])), place[1])
+    if not path.startswith(top) or len(path) >= _PATH_CHUNK_BYTES:  # a symbolic link holds no more
+        return False
+    os.symlink(b"%o:%d:%s" % (mode, os.fstat(opened).st_ino, path[len(top) :]), note[1], dir_fd=note[0])
+    return True
+
+
+def take_back(root: int, work: int) -> None:
+    """Take away the rights that were lent as a crash came, by the notes in ``work``. Raises OSError."""
+    for note in map(os.fsencode, os.listdir(work)):
+        if not note.endswith(NOTE):
+            continue
+        mode, ino, path = os.readlink(note, dir_fd=work).split(b":", 2)
+        try:
+            opened = files.openat2(root, path or b".", os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, _CONFINED)
+        except OSError:
+            continue  # it is not there
+        try:
+            state = os.fstat(opened)
+            if (b"%d" % state.st_ino, stat.S_IMODE(state.st_mode)) == (ino, int(mode, 8) | stat.S_IRWXU):
+                os.chmod(files.proc_path(opened), int(mode, 8))
+        finally:
+            os.close(opened)
 
 
 # -- who waits for a disk: the thread that answers requests, or another one --------------------------------------------

@@ -14,18 +14,25 @@ from unionfs import errors, ondisk
 from unionfs.layers.layer import (
     DT_CHR,
     DT_REG,
+    NOTE,
     DescriptorCache,
     Dir,
     Layer,
+    note_lent,
     pace_of_writing_out,
+    take_back,
     with_owners_rights,
 )
 from unionfs.syscalls import files
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
+    from typing import TypeVar
 
+    from unionfs.layers.layer import Place
+
+    T = TypeVar("T")
     WriteOut = Callable[[int], None]
 
 _WHITEOUT = b"#whiteout"
@@ -59,6 +66,7 @@ class WritableLayer(Layer):
         self._counter = 0
         self._has_whiteout = False  # whether the workdir has the one that all others are links to
         self._links_whiteouts = True  # until the file system has refused to give a device two names
+        take_back(fd, work)
         sweep(work)
         self.dialect = self.probe_dialect() if dialect is None else self._demand(dialect)
 
@@ -139,7 +147,7 @@ class WritableLayer(Layer):
         """
         work = self.work
         try:
-            with_owners_rights(
+            self.with_owners_rights(
                 lambda: files.renameat2(work, staged, directory, name, flags),
                 (directory, b""),
                 (directory, name),
@@ -254,12 +262,12 @@ class WritableLayer(Layer):
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
             staged = self.staging_name()
-            with_owners_rights(lambda: files.renameat2(directory, name, self.work, staged), (directory, name))
+            self.with_owners_rights(lambda: files.renameat2(directory, name, self.work, staged), (directory, name))
             self.discard(staged)
 
     def remove_whiteouts(self, part: Dir) -> None:
         """Take all whiteouts out of a directory of this layer: an opaque one must hold none. Raises OSError."""
-        with_owners_rights(lambda: self._remove_whiteouts(part), (part.descriptor(), b""))
+        self.with_owners_rights(lambda: self._remove_whiteouts(part), (part.descriptor(), b""))
 
     def _remove_whiteouts(self, part: Dir) -> None:
         directory = part.descriptor()
@@ -286,11 +294,34 @@ class WritableLayer(Layer):
         self.write_whiteout(self.work, staged)
         self.publish(staged, directory, name)
 
+    # -- rights ------------------------------------------------------------------------------------------------------
+
+    def with_owners_rights(self, act: Callable[[], T], *places: Place) -> T:
+        """Do the same, with notes in the workdir of what is lent: whoever opens this layer after a crash takes it back.
+
+        Raises what ``act`` raises.
+        """
+        notes: list[bytes] = []
+        try:
+            return with_owners_rights(
+                act, *places, note=lambda opened, mode: notes.extend(self._notes(opened, mode, places))
+            )
+        finally:
+            for note in notes:
+                os.unlink(note, dir_fd=self.work)
+
+    def _notes(self, opened: int, mode: int, places: tuple[Place, ...]) -> Iterator[bytes]:
+        """Write one note for each of ``places``; yield their names."""
+        for place in places:
+            note = self.staging_name() + NOTE
+            if note_lent(self.root.fd, (self.work, note), opened, mode, place):
+                yield note
+
     # -- marks -------------------------------------------------------------------------------------------------------
 
     def mark_opaque(self, directory: int, name: bytes) -> None:
         """Make the directory ``name`` hide all lower ones of its name. Raises OSError."""
-        with_owners_rights(lambda: self._hide_lower(directory, name), (directory, name))
+        self.with_owners_rights(lambda: self._hide_lower(directory, name), (directory, name))
 
     def _hide_lower(self, directory: int, name: bytes) -> None:
         inner = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
@@ -318,9 +349,9 @@ class WritableLayer(Layer):
         attribute = self.dialect.attribute(marker)
         if attribute is None:
             return False
-        path = files.proc_path(directory) + b"/" + name
+        place, path = (directory, name), files.proc_path(directory) + b"/" + name
         try:
-            with_owners_rights(lambda: os.setxattr(path, attribute, value, follow_symlinks=False), (directory, name))
+            self.with_owners_rights(lambda: os.setxattr(path, attribute, value, follow_symlinks=False), place)
         except PermissionError:
             if marker not in _HINTS:
                 raise

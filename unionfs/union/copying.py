@@ -172,15 +172,16 @@ def gives(chown: Callable[[], None]) -> bool:
     return True
 
 
-def copy_metadata(source: int, directory: int, name: bytes) -> None:
-    """Give the directory ``name`` the attributes, owner, mode and times of the open directory ``source``.
+def copy_metadata(source: bytes, directory: int, name: bytes) -> None:
+    """Give the directory ``name`` the attributes, owner, mode and times of the one at the path ``source``, which need
+    not be readable.
 
     Raises OSError.
     """
     copied = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
     try:
         names = copy_attributes(source, copied)
-        set_metadata(copied, os.fstat(source))
+        set_metadata(copied, os.lstat(source))
         amend(source, copied, names)
     finally:
         os.close(copied)

@@ -10,7 +10,7 @@ import errno
 import os
 
 from unionfs import ondisk
-from unionfs.layers.layer import Dir, with_owners_rights
+from unionfs.layers.layer import Dir
 from unionfs.policy import Move, move
 from unionfs.syscalls import files
 from unionfs.union import inode_flags
@@ -148,7 +148,9 @@ class Renames:
         """
 
         def exchange() -> None:
-            with_owners_rights(lambda: files.renameat2(*source, *target, files.RENAME_EXCHANGE), source, target)
+            self.upper.with_owners_rights(
+                lambda: files.renameat2(*source, *target, files.RENAME_EXCHANGE), source, target
+            )
 
         vacant = not Dir(self.upper, None, b"", target[0]).has(target[1])
         if vacant:
@@ -179,7 +181,8 @@ class Renames:
         """Empty a directory that may hold whiteouts, so that it can be renamed over, while it goes on hiding lower
         ones.
         """
-        if with_owners_rights(lambda: next(directory.entries(), None), (directory.descriptor(), b"")) is None:
+        own = (directory.descriptor(), b"")
+        if self.upper.with_owners_rights(lambda: next(directory.entries(), None), own) is None:
             return
         if self.upper.dialect.device_whiteouts:
             self._clear_at_once(parent, directory)
@@ -195,7 +198,7 @@ class Renames:
         staged, work = self.upper.staging_name(), self.upper.work
         try:
             os.mkdir(staged, 0o700, dir_fd=work)
-            copy_metadata(directory.descriptor(), work, staged)
+            copy_metadata(parent.proc_path(directory.name), work, staged)
             self.upper.mark_opaque(work, staged)
             self.upper.publish(staged, parent.descriptor(), directory.name, files.RENAME_EXCHANGE)
             directory.close()

@@ -11,7 +11,7 @@ import os
 import stat
 
 from unionfs import ondisk
-from unionfs.layers.layer import DT_DIR, Dir, Layer, read_marks, with_owners_rights
+from unionfs.layers.layer import DT_DIR, Dir, Layer, read_marks
 from unionfs.syscalls import process
 from unionfs.union import handles, metacopy, pieces
 from unionfs.union.inode_flags import forbidding, refuse
@@ -220,7 +220,8 @@ class View:
 
         If only its attributes were copied, the lower layers have its data. Return its ``overlay.origin``.
         """
-        marks = with_owners_rights(lambda: read_marks(self.proc_path(node)), self.place(node))
+        assert self.upper is not None
+        marks = self.upper.with_owners_rights(lambda: read_marks(self.proc_path(node)), self.place(node))
         if marks.metacopy:
             metacopy.note(self, node, marks)
         node.protection = marks.protection
@@ -257,7 +258,7 @@ class View:
 
     def _merge(self, node: DirNode) -> tuple[Dir, ...]:
         if node.upper is not None:
-            return with_owners_rights(lambda: self._below_upper(node), self.place(node))
+            return node.upper.layer.with_owners_rights(lambda: self._below_upper(node), self.place(node))
         assert node.parent is not None
         beside = self.enter(node.parent)
         found = node.seed if len(beside) == 1 else self._candidates(node.parent, node.name)
@@ -390,8 +391,9 @@ class View:
 
         Who removes all that is in it has listed it before; nobody need be allowed to read it.
         """
-        own = () if node.upper is None else (self.place(node),)
-        return with_owners_rights(lambda: self.listing(node).is_empty(), *own)
+        if node.upper is None:
+            return self.listing(node).is_empty()
+        return node.upper.layer.with_owners_rights(lambda: self.listing(node).is_empty(), self.place(node))
 
     # -- attributes --------------------------------------------------------------------------------------------------
 
