@@ -165,6 +165,7 @@ _TYPES = {
 }
 _WORDS = {kind: word for word, kind in _TYPES.items()}
 _PERMISSIONS = 0o7777
+_ST_MODE = 0o177777
 
 
 class Override(NamedTuple):
@@ -186,7 +187,10 @@ class Override(NamedTuple):
 
 
 def decode_override(value: bytes) -> Override | None:
-    """Read the value of such an attribute, with three fields or four; None for anything else."""
+    """Read the value of such an attribute, with three fields or four; None for anything else.
+
+    fuse-overlayfs writes three, and the whole of st_mode; it and containers/storage read only permissions there.
+    """
     fields = value.decode("ascii", "replace").split(":")
     if len(fields) not in (3, 4) or not all(field.isdecimal() for field in fields[:2]):
         return None
@@ -196,9 +200,9 @@ def decode_override(value: bytes) -> Override | None:
     except (ValueError, KeyError):
         return None
     uid, gid = int(fields[0]), int(fields[1])
-    if not 0 <= mode <= _PERMISSIONS or max(uid, gid) >= EVERY_ID:
+    if not 0 <= mode <= _ST_MODE or max(uid, gid) >= EVERY_ID:
         return None
-    return Override(uid, gid, mode | kind, rdev)
+    return Override(uid, gid, mode & _PERMISSIONS | kind, rdev)
 
 
 def _read_type(text: str) -> tuple[int, int]:

@@ -118,6 +118,11 @@ def test_other_writers_leave_leading_zeros_out_or_add_one() -> None:
     assert idmap.decode_override(b"1:2:04755:file") == Override(1, 2, stat.S_IFREG | 0o4755)
 
 
+def test_fuse_overlayfs_writes_the_type_twice() -> None:
+    assert idmap.decode_override(b"1:2:104755") == Override(1, 2, 0o4755)
+    assert idmap.decode_override(b"1:2:40755:dir") == Override(1, 2, stat.S_IFDIR | 0o755)
+
+
 @given(st.binary(max_size=40))
 def test_anything_else_is_refused_and_never_raises(value: bytes) -> None:
     found = idmap.decode_override(value)
@@ -127,8 +132,9 @@ def test_anything_else_is_refused_and_never_raises(value: bytes) -> None:
 
 @pytest.mark.parametrize(
     "value",
-    [b"", b"1:2", b"1:2:9", b"-1:2:755", b"1:2:755:", b"1:2:755:door", b"1:2:755:char", b"1:2:755:char-1", b"1:2:10000",
-     b"1:2:755:char-1-2-3", b"1:2:755:char--1-2", b"1:2:755:file-1", b"1:2:755:file:x", b"4294967295:0:755", b"a:b:c"],
+    [b"", b"1:2", b"1:2:9", b"-1:2:755", b"1:2:755:", b"1:2:755:door", b"1:2:755:char", b"1:2:755:char-1",
+     b"1:2:200000", b"1:2:755:char-1-2-3", b"1:2:755:char--1-2", b"1:2:755:file-1", b"1:2:755:file:x",
+     b"4294967295:0:755", b"a:b:c"],
 )  # fmt: skip
 def test_what_is_no_remembered_owner(value: bytes) -> None:
     assert idmap.decode_override(value) is None

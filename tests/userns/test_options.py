@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.conformance.cases.xattrs import acl
-from tests.support.mounts import LIMIT_S, prepare, run, union_mount
+from tests.support.mounts import LIMIT_S, fuse_overlayfs_mount, prepare, run, union_mount
 from tests.support.probes import requires
 from unionfs import errors, idmap
 from unionfs.cli import owners
@@ -249,6 +249,34 @@ def test_privileged_attributes_are_kept_as_ordinary_ones(layers: Layers) -> None
     with layers.mount("xattr_permissions=2") as point:
         os.removexattr(point / "file", name)
         assert os.listxattr(point / "file") == []
+
+
+@requires("fuse-overlayfs")
+@pytest.mark.parametrize("store", ["1", "2"])
+def test_fuse_overlayfs_and_this_read_what_the_other_remembers(layers: Layers, store: str) -> None:
+    """It writes the whole of st_mode, and no type."""
+    words = f"xattr_permissions={store}"
+
+    def theirs() -> AbstractContextManager[Path]:
+        return fuse_overlayfs_mount(layers.base, [layers.lower], layers.upper, layers.work, words)
+
+    def make(directory: Path) -> None:
+        directory.mkdir()
+        (directory / "tool").touch()
+        for path, mode in ((directory, 0o2750), (directory / "tool", 0o711)):
+            path.chmod(mode)
+            os.chown(path, 7, 8)
+
+    def shown(directory: Path) -> list[tuple[int, int, int]]:
+        return [(path.stat().st_mode, *owner(path)) for path in (directory, directory / "tool")]
+
+    with theirs() as point:
+        make(point / "theirs")
+    with layers.mount(words) as point:
+        assert shown(point / "theirs") == [(0o42750, 7, 8), (0o100711, 7, 8)]
+        make(point / "ours")
+    with theirs() as point:
+        assert shown(point / "theirs") == shown(point / "ours") == [(0o42750, 7, 8), (0o100711, 7, 8)]
 
 
 def test_an_acl_and_the_remembered_mode_say_the_same(layers: Layers) -> None:
