@@ -288,7 +288,12 @@ def test_other_ids_are_remembered(wide: Stack) -> None:
 
 def test_nobody_s_files_are_told_from_strangers_files(wide: Stack) -> None:
     wide.file("stranger-s", 4242)
-    assert wide.inside("touch /f; chown 65534:65534 /f; stat -c %u:%g /f /stranger-s") == ["65534:65534", "0:0"]
+    nobody = RANGE[0] + 65533
+    for name in ("lower", "copied"):
+        wide.file(name, nobody, 0o600)
+    script = "touch /f; chown 65534:65534 /f; touch /copied; stat -c %u:%g /f /stranger-s /lower /copied"
+    assert wide.inside(script) == ["65534:65534", "0:0", "65534:65534", "65534:65534"]
+    assert (wide.upper / "copied").stat().st_uid == nobody
 
 
 def test_who_may_not_give_away_is_not_helped(wide: Stack) -> None:

@@ -51,7 +51,7 @@ class MappedCopyUp(CopyUp):
         kept = self.mapped.on_disk(node, state)
         if kept is not state:  # remembered ids mean the same in all layers
             return kept
-        below, here = self.owners.rules(self.mapped.layer_of(node)), self.owners.ownership
+        below, here = self.mapped.rules(node, state), self.owners.ownership
         uid, gid = _carried(state.st_uid, below.uids, here.uids), _carried(state.st_gid, below.gids, here.gids)
         return replaced(state, state.st_mode, uid, gid)
 

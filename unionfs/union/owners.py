@@ -221,6 +221,20 @@ def _is_idmapped(path: bytes) -> bool:
         return any(line[0] == mount_id and b"idmapped" in line[5].split(b",") for line in lines)
 
 
+def _exists(path: bytes, state: os.stat_result, *, follow: bool) -> bool:
+    """Tell whether the owner of a file, who reads as nobody, exists in this user namespace: then O_NOATIME is allowed
+    (open(2); ``inode_owner_or_capable`` in fs/inode.c). The same is taken for granted of the group.
+    """
+    if not (stat.S_ISREG(state.st_mode) or stat.S_ISDIR(state.st_mode)):
+        return False  # to open it would have an effect, or cannot be done
+    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOATIME | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW)
+    try:
+        os.close(os.open(path, flags))
+    except OSError:
+        return False
+    return True
+
+
 def _chmod(place: tuple[int, bytes], mode: int) -> None:
     directory, name = place
     if stat.S_ISLNK(mode):
@@ -278,11 +292,20 @@ class MappedView(View):
             return state
         return self.owners.on_disk(self.proc_path(node), layer, state, follow=node.descriptor >= 0)
 
+    def rules(self, node: AnyNode, state: os.stat_result) -> _Rules:
+        """Return how the owners of ``node`` are read, ``state`` being its real attributes."""
+        rules = self.owners.rules(self.layer_of(node))
+        if idmap.OVERFLOW_ID not in (state.st_uid, state.st_gid) or not self.owners.adapts:
+            return rules
+        ownership = self.owners.ownership
+        if rules.uids is ownership.uids or not _exists(self.proc_path(node), state, follow=node.descriptor >= 0):
+            return rules
+        return rules._replace(uids=ownership.uids, gids=ownership.gids)
+
     def shown(self, node: AnyNode, state: os.stat_result) -> os.stat_result:
         """Return the attributes to show for ``node``, ``state`` being the real ones. Raises OSError."""
-        rules = self.owners.rules(self.layer_of(node))
-        if rules.attribute is not None:
-            state = self.on_disk(node, state)
+        state = self.on_disk(node, state)
+        rules = self.rules(node, state)
         uid, gid = rules.uids.to_view(state.st_uid), rules.gids.to_view(state.st_gid)
         if (uid, gid) == (state.st_uid, state.st_gid):
             return state
