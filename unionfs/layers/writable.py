@@ -308,7 +308,7 @@ class WritableLayer(Layer):
             )
         finally:
             for note in notes:
-                os.unlink(note, dir_fd=self.work)
+                self.discard(note)
 
     def _notes(self, opened: int, mode: int, places: tuple[Place, ...]) -> Iterator[bytes]:
         """Write one note for each of ``places``; yield their names."""
