@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import shlex
+import shutil
 from typing import TYPE_CHECKING
+
+from tests.support.mounts import ROOT
 
 if TYPE_CHECKING:
     from .person import Person
 
 
 def test_runs_in_runs(person: Person) -> None:
-    """Each sees what those around it have changed, and changes nothing of theirs."""
+    """Each sees what those around it have changed, and changes nothing of theirs. The outermost brings the code along,
+    since this checkout may be in /tmp, of which each has one of its own.
+    """
+    (code,) = person.make("layer/code")
+    shutil.copytree(ROOT / "unionfs", code / "unionfs")
     inner = "true"
     for level in (3, 2, 1):
         script = f"touch /in-run-{level}; {inner}; status=$?; echo $(ls /in-run-*); exit $((status + 1))"
-        command = person.unionmount("run", "--lower", "/", "--", "sh", "-c", script)
+        lower = ["--lower", "/"] if level > 1 else ["--lower", code.parent, "--lower", "/"]
+        command = person.unionmount("run", *lower, "--", "env", "PYTHONPATH=/code", "sh", "-c", script)
         inner = shlex.join(command)
     done = person.run(*command)
     assert (done.returncode, done.stderr) == (3, "")
