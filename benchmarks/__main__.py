@@ -16,6 +16,7 @@ from pathlib import Path
 
 from benchmarks import plot, proc, report, system
 from benchmarks.assets import Assets
+from benchmarks.bars import OURS
 from benchmarks.peers import BuiltFuseOverlayfs, Peer, choose
 from benchmarks.progress import Progress
 from benchmarks.registry import Workload, select
@@ -48,7 +49,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         help="take this build of fuse-overlayfs as one more peer",
     )
     add("--rounds", type=int, metavar="N", help="rounds instead of the size's own number")
-    add("--counts", action="store_true", help="one more round that counts FUSE requests instead of time")
+    add("--counts", action="store_true", help="count the FUSE requests of all, not only of unionmount")
     add("--list", action="store_true", help="show workloads and peers, and run nothing")
     add("--directory", type=Path, metavar="DIR", help="where the stacks are made (default: the system's /tmp)")
     return parser.parse_args(argv)
@@ -93,20 +94,18 @@ def measure(options: argparse.Namespace, chosen: Sequence[Workload], peers: Sequ
     scale, progress = SCALES[options.size], Progress()
     absent = {peer.name: reason for peer in peers if (reason := peer.missing())}
     present = [peer for peer in peers if peer.name not in absent]
-    counter = counter_of_this_machine() if options.counts else None
+    counter = counter_of_this_machine()
     setting = Setting(base, scale, Stacks(base / "stacks", scale), Assets(base / "assets", scale))
     runner = Runner(present, chosen, setting, progress.tell)
     status = 0
     try:
         runner.run(options.rounds or scale.rounds, time.monotonic() + scale.budget_s if scale.budget_s else None)
-        if counter:
-            runner.count(counter)
+        runner.count(counter, present if options.counts else [peer for peer in present if peer.name == OURS])
     except KeyboardInterrupt:
         status = 130
     finally:
         progress.end()
-        if counter:
-            counter.close()
+        counter.close()
     rows = [row for entry in chosen for row in entry.rows]
     names = [peer.name for peer in present]
     result = Result(rows, names, runner.outcome, machine(scale, present, runner), absent)

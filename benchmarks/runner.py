@@ -58,10 +58,11 @@ class Runner:
             self._cell(entry, peer)
         self.rounds_done = rounds
 
-    def count(self, counter: Counter) -> None:
-        """One more round that is not timed: what every row asks of its server."""
-        for done, (entry, peer) in enumerate(self.pairs):
-            self.tell(f"counting: {entry.name} on {peer.name}", done / len(self.pairs))
+    def count(self, counter: Counter, peers: Sequence[Peer]) -> None:
+        """One more round that is not timed: what every row asks of the servers of some peers."""
+        pairs = [(entry, peer) for entry, peer in self.pairs if peer in peers]
+        for done, (entry, peer) in enumerate(pairs):
+            self.tell(f"counting: {entry.name} on {peer.name}", done / len(pairs))
             site = self._work(entry, peer, counter)
             found = {Key(row, peer.name): counted for row, counted in site.counted.items() if counted.requests}
             self.outcome.counted.update(found)

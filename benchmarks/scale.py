@@ -64,7 +64,7 @@ FULL = Scale(
 
 QUICK = FULL._replace(
     name="quick",
-    budget_s=255.0,
+    budget_s=220.0,
     limit_s=30,
     files=6_000,
     untar_files=1_000,
