@@ -117,7 +117,7 @@ def test_a_run_of_which_only_the_server_is_left_ends(stack: Path) -> None:
     """Whoever killed the others killed them at once; the mount is in a namespace that nobody else would clear."""
     program = [sys.executable, str(ROOT / "bin/unionmount")]
     command = [*program, "run", "--lower", "/", "--upper", str(stack / "upper"), "sh", "-c", "echo ready; sleep 1000"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "XDG_RUNTIME_DIR": str(stack)}  # nobody removes the place
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"ready\n"
