@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.mounts import run
+from tests.support.mounts import is_mounted, run
 from tests.support.probes import kernel, requires
 
-from .command import mounted, stack, unionmount
-from .test_conventions import mount_line
+from .command import mounted, servers, stack, unionmount
+from .test_conventions import mount_line, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -57,6 +58,18 @@ def test_what_is_written_out_reaches_the_server(tmp_path: Path, device: str) -> 
         assert asked(point) == before + 1
         run("mount", "-o", "remount,ro", point)
         assert asked(point) == before + 2
+
+
+def test_a_server_that_is_asked_to_end_does(tmp_path: Path, device: str) -> None:
+    """As the last mount of a block device goes, the kernel asks the server to write everything out, and waits."""
+    point = tmp_path / "m"
+    point.mkdir()
+    assert unionmount("-o", f"{stack(tmp_path)},blkdev,fsname={device}", point).returncode == 0
+    (server,) = servers(point)
+    ended = os.pidfd_open(server.pid)
+    os.kill(server.pid, signal.SIGTERM)
+    wait_for(ended)
+    assert not is_mounted(point)
 
 
 def test_what_is_no_block_device_is_named(tmp_path: Path) -> None:

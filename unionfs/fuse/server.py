@@ -264,8 +264,8 @@ def _serve_device(
         gc.set_threshold(_GC_THRESHOLD, 20, 100)
         server.run(lambda: _announce(table_entry, ready))
     finally:
+        os.close(device)  # first: what is mounted from a block device would ask this process, as it is unmounted
         _detach(table_entry)
-        os.close(device)
 
 
 def _server(service: Service, stack: Stack, device: int, report: Callable[[str], None]) -> Server:
