@@ -5,19 +5,21 @@ from __future__ import annotations
 import json
 import os
 import signal
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.support.mounts import is_mounted, run
 from tests.support.probes import kernel, requires
+from unionfs.fuse import mounting
+from unionfs.fuse.pipes import MOST_BYTES
 
 from .command import mounted, servers, stack, unionmount
 from .test_conventions import mount_line, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 pytestmark = requires("fuse", "root", "loop")
 
@@ -70,6 +72,19 @@ def test_a_server_that_is_asked_to_end_does(tmp_path: Path, device: str) -> None
     os.kill(server.pid, signal.SIGTERM)
     wait_for(ended)
     assert not is_mounted(point)
+
+
+def test_its_file_system_is_not_taken_for_the_device(tmp_path: Path, device: str) -> None:
+    """Which has a setting of its own of how far is read ahead, and does not end with the mount."""
+    point = tmp_path / "m"
+    own = Path("/sys/block", os.path.basename(device), "queue/read_ahead_kb")
+    before = own.read_text()
+    with mounted(point, "-o", f"{stack(tmp_path)},blkdev,fsname={device}", point):
+        mount = mounting.topmost(os.fsencode(point))
+        assert mount is not None
+        assert int(Path(os.fsdecode(mount.bdi), "read_ahead_kb").read_text()) << 10 == MOST_BYTES
+        assert own.read_text() == before
+    assert not os.path.exists(mount.bdi)
 
 
 def test_what_is_no_block_device_is_named(tmp_path: Path) -> None:

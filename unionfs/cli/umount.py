@@ -44,7 +44,7 @@ def umount(place: bytes, *, lazy: bool = False) -> None:
         if server < 0 or lazy or mount is None:
             return
         while not select.select([server], [], [], _PATIENCE_S)[0]:
-            if _is_in_use(mount):
+            if os.path.exists(mount.bdi):
                 reason = "is still mounted elsewhere, perhaps in a container; its layers stay in use until it is not"
                 print(f"unionmount: {errors.readable(place)}: {reason}", file=sys.stderr)
                 return
@@ -56,13 +56,6 @@ def umount(place: bytes, *, lazy: bool = False) -> None:
 def _is_fuse(mount: mounting.Mount) -> bool:
     """Tell whether what is mounted may be ours: of any subtype, since that can be chosen."""
     return mount.kind.partition(b".")[0] in (b"fuse", b"fuseblk")
-
-
-def _is_in_use(mount: mounting.Mount) -> bool:
-    """Tell whether the file system lives on, in whichever mount namespace (sysfs-class-bdi in the kernel's
-    Documentation/ABI).
-    """
-    return os.path.exists(b"/sys/class/bdi/" + mount.device)
 
 
 def _open_server(mountpoint: bytes) -> int:

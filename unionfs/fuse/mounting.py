@@ -325,6 +325,14 @@ class Mount(NamedTuple):
     source: bytes
     super_options: bytes
 
+    @property
+    def bdi(self) -> bytes:
+        """What sysfs has of a FUSE file system for as long as that is mounted, in whichever mount namespace
+        (sysfs-class-bdi in the kernel's Documentation/ABI; ``fuse_bdi_init`` in fs/fuse/inode.c).
+        """
+        suffix = b"-fuseblk" if self.kind.startswith(b"fuseblk") else b""  # the device has one of its own
+        return b"/sys/class/bdi/" + self.device + suffix
+
 
 def mountinfo(table: bytes | None = None) -> Iterator[Mount]:
     """Yield the mounts of this mount namespace, oldest first, or those of a given text in the format of mountinfo."""

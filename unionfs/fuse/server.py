@@ -111,7 +111,7 @@ def _run_background(service: Service, report: int) -> NoReturn:
         os.setsid()
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         if service.bound:
-            process.set_parent_death_signal(signal.SIGTERM)  # died it before, ready() fails
+            process.set_parent_death_signal(signal.SIGTERM)  # if it died before, ready() fails
         _close_inherited(report)
         _serve(service, caller.ready, _log)
         status = 0
@@ -340,11 +340,9 @@ def _announce(entry: Mount | None, ready: Callable[[], None]) -> None:
 
 
 def _read_further_ahead(entry: Mount) -> None:
-    """Let the kernel ask for as much at once as is answered without a copy (sysfs-class-bdi in the kernel's
-    Documentation/ABI).
-    """
+    """Let the kernel ask for as much at once as is answered without a copy."""
     try:
-        with open(b"/sys/class/bdi/" + entry.device + b"/read_ahead_kb", "wb", buffering=0) as setting:
+        with open(entry.bdi + b"/read_ahead_kb", "wb", buffering=0) as setting:
             setting.write(b"%d" % (pipes.MOST_BYTES >> 10))
     except OSError:
         pass  # not root, or no sysfs: the default of 128 KiB remains
