@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import stat
@@ -255,6 +256,25 @@ def test_a_removed_directory_that_is_open_keeps_its_mode(locked: Path, mode: int
             assert stat.S_IMODE(union._stack.view.stat(node).st_mode) == mode
             assert union._stack.upper is not None
             assert os.listdir(union._stack.upper.work) == ["#whiteout"]
+
+    as_nobody(work)
+
+
+def test_rights_are_lent_where_there_is_no_room_for_a_note(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To look at a file, or to remove a directory, takes none."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def work() -> None:
+        with unionfs.Union(lower=place / "lower", upper=place / "theirs" / "upper") as union:
+            union.chmod("run", 0o111)
+            union.mkdir("new")
+            union.chmod("new", 0)
+        with unionfs.Union(lower=place / "lower", upper=place / "theirs" / "upper") as union:
+            monkeypatch.setattr(os, "symlink", refuse)
+            assert stat.S_IMODE(union.stat("run").st_mode) == 0o111
+            union.rmdir("new")
 
     as_nobody(work)
 

@@ -386,13 +386,16 @@ def _lend(directory: int, name: bytes, lent: list[tuple[int, int]], note: Note |
 
 def note_lent(root: int, note: Place, opened: int, mode: int, place: Place) -> bool:
     """Write down that an open file is to have ``mode``, should it be met at ``place`` of the layer with that root; tell
-    whether that is in it. Raises OSError.
+    whether that is in it, and there is room for a note: what is asked for does not fail for want of one.
     """
     top = os.readlink(files.proc_path(root)).rstrip(b"/") + b"/"
     path = os.path.join(os.readlink(files.proc_path(place[0])), place[1])
     if not path.startswith(top) or len(path) >= _PATH_CHUNK_BYTES:  # a symbolic link holds no more
         return False
-    os.symlink(b"%o:%d:%s" % (mode, os.fstat(opened).st_ino, path[len(top) :]), note[1], dir_fd=note[0])
+    try:
+        os.symlink(b"%o:%d:%s" % (mode, os.fstat(opened).st_ino, path[len(top) :]), note[1], dir_fd=note[0])
+    except OSError:
+        return False
     return True
 
 
