@@ -424,7 +424,8 @@ def test_in_the_background(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "reason"), [("blksize=3", "mount failed: Invalid argument"), ("nosymfollow", "nosymfollow")]
+    ("options", "reason"),
+    [("blksize=3", "mount failed: Invalid argument"), ("nosymfollow", "nosymfollow"), ("blkdev", "blkdev")],
 )
 def test_what_libfuse_says_is_passed_on(tmp_path: Path, options: str, reason: str) -> None:
     """A mount that fails is one line, and no server is left."""

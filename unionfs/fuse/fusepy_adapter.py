@@ -129,8 +129,10 @@ def _words(
     library: Library, mountpoint: bytes, options: MountOptions, *, read_only: bool
 ) -> dict[str, str | int | bool]:
     """Return the options for libfuse by name. Raises errors.MountError for one that it has no word for."""
-    if options.flags & mounts.MS_NOSYMFOLLOW:
-        raise errors.MountError(mountpoint=mountpoint, reason="libfuse cannot pass 'nosymfollow' on")
+    unknown = {"nosymfollow": options.flags & mounts.MS_NOSYMFOLLOW, "blkdev": options.blkdev}
+    for word, asked in unknown.items():
+        if asked:
+            raise errors.MountError(mountpoint=mountpoint, reason=f"libfuse cannot pass '{word}' on")
     privileged = process.has_capability(process.CAP_SYS_ADMIN)
     flags = options.flags | (mounts.MS_RDONLY if read_only else 0)
     words: dict[str, str | int | bool] = {
