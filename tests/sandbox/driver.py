@@ -5,7 +5,7 @@ python driver.py KIND [OPTION=VALUE ...] -- COMMAND ...
 KIND is what is mounted: ``self`` (the machine's own root), ``overlay`` (the kernel's overlayfs over it), ``usr:DIR``
 (the directory DIR with the machine's /usr mounted in it), ``read-only:DIR`` (the same, read-only), ``fail:KIND``
 (raises). Options: ``cwd``, ``chroot``, ``env`` (NAME:VALUE), ``finished`` (a file that the callback at the end writes
-to), ``thread``, ``slow`` (it says "populating", and takes its time), ``terminated`` (a signal comes at the very end).
+to), ``thread``, ``slow`` (it says "populating", and waits for ^C), ``terminated`` (a signal comes at the very end).
 """
 
 from __future__ import annotations
@@ -87,7 +87,8 @@ def prepare_for(kind: str, finished: str | None) -> Callable[[bytes], Callable[[
 
 def populate_slowly(root: bytes, populate: Callable[[bytes], None] = roots.populate) -> None:
     os.write(1, b"populating\n")
-    time.sleep(0.5)
+    while signal.SIGINT not in signal.sigpending():
+        time.sleep(0.01)
     populate(root)
 
 
