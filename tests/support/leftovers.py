@@ -35,9 +35,9 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Mount(NamedTuple):
-    """One line of /proc/self/mountinfo, proc(5): ``minor`` names the connection of a FUSE mount."""
+    """One line of /proc/self/mountinfo, proc(5): ``connection`` names that of a FUSE mount."""
 
-    minor: int
+    connection: int
     point: bytes
     kind: str
 
@@ -58,7 +58,8 @@ def mounts() -> list[Mount]:
 def parse_mount(fields: list[bytes]) -> Mount:
     """Return what the fields of one line of mountinfo say; spaces and backslashes stand there in octal."""
     point = re.sub(rb"\\([0-7]{3})", lambda match: bytes([int(match[1], 8)]), fields[4])
-    return Mount(int(fields[2].split(b":")[1]), point, fields[fields.index(b"-") + 1].decode())
+    major, minor = map(int, fields[2].split(b":"))
+    return Mount(major << 20 | minor, point, fields[fields.index(b"-") + 1].decode())
 
 
 def mounts_below(base: Path) -> list[Mount]:
@@ -77,7 +78,7 @@ def detach(point: bytes | Path) -> None:
 def abort(mount: Mount) -> None:
     """Cut a FUSE mount off: whatever waits for it, even uninterruptibly, gets an error now."""
     with suppress(OSError):
-        Path(f"/sys/fs/fuse/connections/{mount.minor}/abort").write_text("1")
+        Path(f"/sys/fs/fuse/connections/{mount.connection}/abort").write_text("1")
 
 
 def abort_below(base: Path) -> None:

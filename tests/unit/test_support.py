@@ -155,6 +155,8 @@ def test_mount_points_with_spaces_are_read(tmp_path: Path) -> None:
     """mountinfo writes them in octal; a path that is not mounted raises when it is detached."""
     line = b"36 35 0:98 / /a\\040b\\134c rw shared:1 - fuse.unionmount source rw".split(b" ")
     assert leftovers.parse_mount(line) == leftovers.Mount(98, b"/a b\\c", "fuse.unionmount")
+    line = b"36 35 7:1 / /mnt rw - fuseblk.unionmount /dev/loop1 rw".split(b" ")
+    assert leftovers.parse_mount(line) == leftovers.Mount(7340033, b"/mnt", "fuseblk.unionmount")
     with pytest.raises(OSError) as caught:  # noqa: PT011 - its errno is looked at below
         leftovers.detach(tmp_path)
     assert caught.value.errno in (errno.EINVAL, errno.EPERM)
