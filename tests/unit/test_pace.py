@@ -9,14 +9,14 @@ import pytest
 
 from unionfs.fuse.openfiles import OpenFiles
 from unionfs.layers.layer import Pace, pace_of_reads, pace_of_writing_out
-from unionfs.syscalls.files import BTRFS_MAGIC, FUSE_MAGIC, OVERLAYFS_MAGIC
+from unionfs.syscalls.files import BTRFS_MAGIC, EXT4_MAGIC, FUSE_MAGIC, OVERLAYFS_MAGIC
 from unionfs.union.stack import Config, open_stack
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 DISK = os.makedev(8, 1)
-NOT_A_DISK = os.makedev(0, 40)  # what network file systems and FUSE have
+NOT_A_DISK = os.makedev(0, 40)  # what network file systems have
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def waiting(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 @pytest.fixture
 def file(monkeypatch: pytest.MonkeyPatch) -> int:
     """A file on no file system in particular."""
-    monkeypatch.setattr("unionfs.layers.layer.files.filesystem_type", lambda _descriptor: FUSE_MAGIC)
+    monkeypatch.setattr("unionfs.layers.layer.files.filesystem_type", lambda _descriptor: EXT4_MAGIC)
     return -1
 
 
@@ -72,6 +72,15 @@ def test_a_disk_that_keeps_us_waiting_is_quick_no_longer(waiting: list[int], fil
 
 def test_what_is_no_disk_is_never_quick_to_read_from(waiting: list[int], file: int) -> None:
     made = pace_of_reads(NOT_A_DISK, file)
+    wait(made, 100)
+    assert not made.quick
+
+
+def test_nor_is_another_server_whatever_it_serves(waiting: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with ``-o blkdev``, or one that reads a disk."""
+    monkeypatch.setattr("unionfs.layers.layer.files.filesystem_type", lambda _descriptor: FUSE_MAGIC)
+    waiting[:] = [50_000]
+    made = pace_of_reads(DISK, -1)
     wait(made, 100)
     assert not made.quick
 

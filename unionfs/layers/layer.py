@@ -457,7 +457,8 @@ def pace_of_reads(device: int, descriptor: int) -> Pace:
     kind = files.filesystem_type(descriptor)
     if kind == files.TMPFS_MAGIC:
         return Pace(_QUICK_READ_NS)
-    return Pace(_QUICK_READ_NS if os.major(device) or kind in _LOCAL else 0, _UNKNOWN_READ_NS)
+    local = kind in _LOCAL or (os.major(device) and kind != files.FUSE_MAGIC)  # whose st_dev may be that of a disk
+    return Pace(_QUICK_READ_NS if local else 0, _UNKNOWN_READ_NS)
 
 
 def pace_of_writing_out() -> Pace:
