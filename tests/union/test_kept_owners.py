@@ -13,6 +13,7 @@ from tests.support.probes import requires
 from unionfs import idmap
 from unionfs.idmap import Override
 from unionfs.syscalls import files
+from unionfs.union.owners import MappedView
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -60,3 +61,16 @@ def test_a_whiteout_of_a_program_is_remembered(remembering: Path, monkeypatch: p
         left = union.lstat("/file")
     assert (stat.S_ISCHR(left.st_mode), left.st_rdev, left.st_uid) == (True, os.makedev(0, (1 << 18) - 1), 0)
     assert stat.S_ISREG((remembering / "upper/file").lstat().st_mode)
+
+
+@requires("root", "user-xattrs")
+def test_where_there_is_no_nobody_none_is_looked_for(remembering: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files that read as nobody's are strangers' then: to try to open each would be for nothing."""
+    monkeypatch.delattr("unionfs.union.owners._exists")
+    (remembering / "lower0/file").touch()
+    os.chown(remembering / "lower0/file", idmap.OVERFLOW_ID, idmap.OVERFLOW_ID)
+    with open_union(remembering, WAYS["namespace"]) as union:
+        view, node = union._stack.view, union._node("/file", follow=False)
+        assert isinstance(view, MappedView)
+        shown = view.shown(node, view.stat(node))
+    assert (shown.st_uid, shown.st_gid) == (0, 0)

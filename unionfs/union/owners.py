@@ -298,9 +298,10 @@ class MappedView(View):
         if idmap.OVERFLOW_ID not in (state.st_uid, state.st_gid) or not self.owners.adapts:
             return rules
         ownership = self.owners.ownership
-        if rules.uids is ownership.uids or not _exists(self.proc_path(node), state, follow=node.descriptor >= 0):
+        others = rules._replace(uids=ownership.uids, gids=ownership.gids)
+        if others == rules or not _exists(self.proc_path(node), state, follow=node.descriptor >= 0):
             return rules
-        return rules._replace(uids=ownership.uids, gids=ownership.gids)
+        return others
 
     def shown(self, node: AnyNode, state: os.stat_result) -> os.stat_result:
         """Return the attributes to show for ``node``, ``state`` being the real ones. Raises OSError."""
