@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -94,18 +94,17 @@ def measure(options: argparse.Namespace, chosen: Sequence[Workload], peers: Sequ
     scale, progress = SCALES[options.size], Progress()
     absent = {peer.name: reason for peer in peers if (reason := peer.missing())}
     present = [peer for peer in peers if peer.name not in absent]
-    counter = counter_of_this_machine()
     setting = Setting(base, scale, Stacks(base / "stacks", scale), Assets(base / "assets", scale))
     runner = Runner(present, chosen, setting, progress.tell)
     status = 0
     try:
         runner.run(options.rounds or scale.rounds, time.monotonic() + scale.budget_s if scale.budget_s else None)
-        runner.count(counter, present if options.counts else [peer for peer in present if peer.name == OURS])
+        with closing(counter_of_this_machine()) as counter:  # its buffer takes memory that timed rounds may want
+            runner.count(counter, present if options.counts else [peer for peer in present if peer.name == OURS])
     except KeyboardInterrupt:
         status = 130
     finally:
         progress.end()
-        counter.close()
     rows = [row for entry in chosen for row in entry.rows]
     names = [peer.name for peer in present]
     result = Result(rows, names, runner.outcome, machine(scale, present, runner), absent)
