@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import errno
 import os
-import stat
 import time
 from struct import Struct
 
@@ -23,11 +22,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from typing import TypeVar
 
-    T = TypeVar("T")
-    Place = tuple[int, bytes]
-    Note = Callable[[int, int], None]
+    from unionfs.layers.rights import Note, Place
 
-_CONFINED = files.RESOLVE_BENEATH | files.RESOLVE_NO_SYMLINKS | files.RESOLVE_NO_MAGICLINKS | files.RESOLVE_NO_XDEV
+    T = TypeVar("T")
+
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _PATH_CHUNK_BYTES = 4000
 _DIRENT = Struct("=Q8xHB")  # without the offset of the next one
@@ -37,8 +35,6 @@ _QUICK_WRITE_OUT_NS = 2_000_000
 _UNKNOWN_READ_NS = 1_000_000
 _LOCAL = (files.BTRFS_MAGIC, files.OVERLAYFS_MAGIC)  # on disks, though their st_dev is that of none
 _WEIGHT = 8  # about as many waits make a new opinion
-NOTE = b"~lent"
-"""What the names of notes in the workdir end with."""
 _SHORT_DIRENT = 24  # bytes of the record of a name as short as these
 _DOTS = (b".", b"..")
 
@@ -274,13 +270,13 @@ class Layer:
         """
         for flags in (_DIRECTORY | self.noatime, _DIRECTORY):
             try:
-                return files.openat2(directory, path, flags, _CONFINED)
+                return files.openat2(directory, path, flags, files.CONFINED)
             except OSError as error:
                 if error.errno == errno.ENOSYS:
                     return _open_by_steps(directory, path)
                 if error.errno not in (errno.EACCES, errno.EPERM):
                     raise
-        return files.openat2(directory, path, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW, _CONFINED)
+        return files.openat2(directory, path, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW, files.CONFINED)
 
     def open_listing(self, directory: int) -> int:
         """Open a directory once more, to read its entries from the start. Raises OSError."""
@@ -335,86 +331,19 @@ def subvolume_of(directory: int, name: bytes) -> int | None:
         return None
 
 
-# -- what the owner of a file may do ---------------------------------------------------------------------------------
-
-
 def with_owners_rights(act: Callable[[], T], *places: Place, note: Note | None = None) -> T:
-    """Do ``act``; where that is refused for want of rights (EACCES), lend them to the owner of ``places`` meanwhile.
+    """Do ``act``; where that is refused for want of rights (EACCES), once more with those that their owner is lent.
 
-    A server without CAP_DAC_OVERRIDE needs rights on its own files that nobody who asked had to have: to write to a
-    directory of mode 0555 in order to move it, or to put the copy of a file there, to read one of mode 0 in order to
-    remove it (path_resolution(7), ``vfs_rename`` in fs/namei.c). A place is an open directory and a name in it, empty
-    for the directory itself; it need not exist. ``note`` is told of an open file and its mode before that is changed.
-    Raises what ``act`` raises.
+    See :func:`unionfs.layers.rights.lend` for the arguments. Raises what ``act`` raises.
     """
     try:
         return act()
     except OSError as error:
         if error.errno != errno.EACCES:
             raise
-        lent: list[tuple[int, int]] = []
-        try:
-            for place in places:
-                _lend(*place, lent, note)
-            if not lent:
-                raise
-            return act()
-        finally:
-            for descriptor, mode in lent:
-                os.chmod(files.proc_path(descriptor), mode)
-                os.close(descriptor)
+    from unionfs.layers import rights  # not needed by most: root is refused nothing
 
-
-def _lend(directory: int, name: bytes, lent: list[tuple[int, int]], note: Note | None) -> None:
-    """Give the owner all rights on a file that is ours; add it, open, to ``lent``, with the mode that it had."""
-    try:
-        flags = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
-        descriptor = os.open(name, flags, dir_fd=directory) if name else os.dup(directory)
-    except FileNotFoundError:
-        return
-    state = os.fstat(descriptor)
-    mode = stat.S_IMODE(state.st_mode)
-    lost = mode & stat.S_ISGID and state.st_gid not in (os.getegid(), *os.getgroups())  # chmod(2) takes it away
-    if state.st_uid != os.geteuid() or stat.S_ISLNK(state.st_mode) or lost or mode & stat.S_IRWXU == stat.S_IRWXU:
-        os.close(descriptor)
-        return
-    lent.append((descriptor, mode))
-    if note is not None:
-        note(descriptor, mode)
-    os.chmod(files.proc_path(descriptor), mode | stat.S_IRWXU)
-
-
-def note_lent(root: int, note: Place, opened: int, mode: int, place: Place) -> bool:
-    """Write down that an open file is to have ``mode``, should it be met at ``place`` of the layer with that root; tell
-    whether that is in it, and there is room for a note: what is asked for does not fail for want of one.
-    """
-    top = os.readlink(files.proc_path(root)).rstrip(b"/") + b"/"
-    path = os.path.join(os.readlink(files.proc_path(place[0])), place[1])
-    if not path.startswith(top) or len(path) >= _PATH_CHUNK_BYTES:  # a symbolic link holds no more
-        return False
-    try:
-        os.symlink(b"%o:%d:%s" % (mode, os.fstat(opened).st_ino, path[len(top) :]), note[1], dir_fd=note[0])
-    except OSError:
-        return False
-    return True
-
-
-def take_back(root: int, work: int) -> None:
-    """Take away the rights that were lent as a crash came, by the notes in ``work``. Raises OSError."""
-    for note in map(os.fsencode, os.listdir(work)):
-        if not note.endswith(NOTE):
-            continue
-        mode, ino, path = os.readlink(note, dir_fd=work).split(b":", 2)
-        try:
-            opened = files.openat2(root, path or b".", os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, _CONFINED)
-        except OSError:
-            continue  # it is not there
-        try:
-            state = os.fstat(opened)
-            if (b"%d" % state.st_ino, stat.S_IMODE(state.st_mode)) == (ino, int(mode, 8) | stat.S_IRWXU):
-                os.chmod(files.proc_path(opened), int(mode, 8))
-        finally:
-            os.close(opened)
+    return rights.lend(act, *places, note=note)
 
 
 # -- who waits for a disk: the thread that answers requests, or another one --------------------------------------------

@@ -14,28 +14,26 @@ from unionfs import errors, ondisk
 from unionfs.layers.layer import (
     DT_CHR,
     DT_REG,
-    NOTE,
     DescriptorCache,
     Dir,
     Layer,
-    note_lent,
     pace_of_writing_out,
-    take_back,
     with_owners_rights,
 )
 from unionfs.syscalls import files
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from typing import TypeVar
 
-    from unionfs.layers.layer import Place
+    from unionfs.layers.rights import Place
 
     T = TypeVar("T")
     WriteOut = Callable[[int], None]
 
 _WHITEOUT = b"#whiteout"
+_NOTE = b"~lent"  # what the names of notes of lent rights end with
 _WHITEOUT_MODE = stat.S_IFCHR
 _HINTS = (ondisk.ORIGIN, ondisk.NLINK, ondisk.PROTATTR, ondisk.IMPURE)
 
@@ -66,7 +64,7 @@ class WritableLayer(Layer):
         self._counter = 0
         self._has_whiteout = False  # whether the workdir has the one that all others are links to
         self._links_whiteouts = True  # until the file system has refused to give a device two names
-        take_back(fd, work)
+        _take_rights_back(fd, work)
         sweep(work)
         self.dialect = self.probe_dialect() if dialect is None else self._demand(dialect)
 
@@ -301,21 +299,23 @@ class WritableLayer(Layer):
 
         Raises what ``act`` raises.
         """
-        notes: list[bytes] = []
-        try:
-            return with_owners_rights(
-                act, *places, note=lambda opened, mode: notes.extend(self._notes(opened, mode, places))
-            )
-        finally:
-            for note in notes:
+        return with_owners_rights(act, *places, note=lambda opened, mode: self._note(opened, mode, places))
+
+    def _note(self, opened: int, mode: int, places: tuple[Place, ...]) -> Callable[[], None]:
+        """Write one note for each of ``places``; return what removes them."""
+        from unionfs.layers import rights  # it has lent something
+
+        written = []
+        for place in places:
+            note = self.staging_name() + _NOTE
+            if rights.write_note(self.root.fd, (self.work, note), opened, mode, place):
+                written.append(note)
+
+        def remove() -> None:
+            for note in written:
                 self.discard(note)
 
-    def _notes(self, opened: int, mode: int, places: tuple[Place, ...]) -> Iterator[bytes]:
-        """Write one note for each of ``places``; yield their names."""
-        for place in places:
-            note = self.staging_name() + NOTE
-            if note_lent(self.root.fd, (self.work, note), opened, mode, place):
-                yield note
+        return remove
 
     # -- marks -------------------------------------------------------------------------------------------------------
 
@@ -422,6 +422,15 @@ def attributes_of(path: bytes) -> list[bytes]:
         if error.errno != errno.EOPNOTSUPP:
             raise
         return []
+
+
+def _take_rights_back(root: int, work: int) -> None:
+    """Take away the rights that were lent as a crash came. Raises OSError."""
+    notes = [name for name in map(os.fsencode, os.listdir(work)) if name.endswith(_NOTE)]
+    if notes:
+        from unionfs.layers import rights  # a crash is rare
+
+        rights.take_back(root, work, notes)
 
 
 def sweep(work: int) -> None:
