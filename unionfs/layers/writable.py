@@ -64,8 +64,7 @@ class WritableLayer(Layer):
         self._counter = 0
         self._has_whiteout = False  # whether the workdir has the one that all others are links to
         self._links_whiteouts = True  # until the file system has refused to give a device two names
-        _take_rights_back(fd, work)
-        sweep(work)
+        _sweep(fd, work)
         self.dialect = self.probe_dialect() if dialect is None else self._demand(dialect)
 
     def close(self) -> None:
@@ -424,23 +423,22 @@ def attributes_of(path: bytes) -> list[bytes]:
         return []
 
 
-def _take_rights_back(root: int, work: int) -> None:
-    """Take away the rights that were lent as a crash came. Raises OSError."""
-    notes = [name for name in map(os.fsencode, os.listdir(work)) if name.endswith(_NOTE)]
-    if notes:
-        from unionfs.layers import rights  # a crash is rare
-
-        rights.take_back(root, work, notes)
-
-
-def sweep(work: int) -> None:
-    """Remove all that an earlier server left in the workdir ``work`` (a descriptor)."""
+def _sweep(root: int, work: int) -> None:
+    """Take away the rights that were lent as a crash came, and remove all that an earlier server left in the workdir
+    ``work``. Raises OSError.
+    """
     try:
         os.removexattr(files.proc_path(work), "system.posix_acl_default")  # lent for one creation
     except OSError:
         pass  # there is none, or there are no ACLs
-    for name in os.listdir(work):
-        remove_tree(work, os.fsencode(name))
+    left = [os.fsencode(name) for name in os.listdir(work)]
+    notes = [name for name in left if name.endswith(_NOTE)]
+    if notes:
+        from unionfs.layers import rights  # a crash is rare
+
+        rights.take_back(root, work, notes)
+    for name in left:
+        remove_tree(work, name)
 
 
 def remove_tree(directory: int, name: bytes) -> None:
